@@ -1,0 +1,74 @@
+# Penstock on this machine. Needs Python 3.11 or newer as python3, and make; `make run KAFKA=apache`
+# and a part of the tests need Java 17 and Maven too.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format test-matrix clean clean-data
+
+PYTHON ?= python3
+KAFKA ?= embedded
+DATA ?= .penstock
+TESTS ?=
+MATRIX ?= 2.1.1 3.6.0
+
+BIN := .venv/bin
+# A uv on the PATH is used; else one of our own is brought, beside the environment.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+READY := .venv/.synced
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1	/p' $(MAKEFILE_LIST) | sort | while IFS='	' read -r name what; do \
+		printf '  make %-14s %s\n' "$$name" "$$what"; done
+
+run: $(READY) ## the whole pipeline on this machine; KAFKA=apache for a durable broker; Ctrl-C stops it
+	@exec $(BIN)/python -m deploy.local --kafka $(KAFKA) --data $(DATA)
+
+test: $(READY) ## all tests; TESTS='tests/unit -k name' for some
+	$(BIN)/python -m pytest $(TESTS)
+
+check: lint test ## format, lint, types, tests: what CI runs
+
+lint: $(READY) ## format, lint and types, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code, and mend what lint can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+test-matrix: $(READY) $(MATRIX:%=matrix-%) ## the ClickHouse contract tests on older engines
+
+# chDB 2.1.1 is ClickHouse 24.8, 3.6.0 is 25.5: the front runs there, the tests do not.
+matrix-%: .penstock/matrix/%/.ready
+	FRONT_PYTHON=$(CURDIR)/.penstock/matrix/$*/bin/python \
+		$(BIN)/python -m pytest tests/contract/test_clickhouse_facts.py tests/contract/test_layout.py
+
+.PRECIOUS: .penstock/matrix/%/.ready
+.penstock/matrix/%/.ready: $(READY)
+	$(UV) venv --quiet --clear --python $(BIN)/python .penstock/matrix/$*
+	$(UV) pip install --quiet --python .penstock/matrix/$*/bin/python chdb==$*
+	@touch $@
+
+ifneq ($(wildcard tests/bench/__main__.py),)
+.PHONY: bench
+bench: $(READY) ## the benchmark, as a table and as JSON
+	$(BIN)/python -m tests.bench
+endif
+
+clean: ## remove the environment and all caches; the trial's data stays
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .penstock/matrix
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## remove the trial's data
+	rm -rf $(DATA)
+
+$(READY): pyproject.toml uv.lock | $(UV)
+	$(UV) sync --quiet --frozen --python $(PYTHON)
+	@touch $@
+
+.tools/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is not a Python 3.11 or newer: set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .tools \
+		|| { echo "$(PYTHON) -m venv failed (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@.tools/bin/pip install --quiet uv
