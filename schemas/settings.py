@@ -106,7 +106,7 @@ _KIB, _MIB = 1 << 10, 1 << 20
 SETTINGS: tuple[Setting, ...] = (
     Setting("KAFKA_BOOTSTRAP_SERVERS", _KAFKA, "127.0.0.1:9092", "brokers: host:port,host:port"),
     Setting("KAFKA_TOPIC", _KAFKA, "events", "the topic that carries the events"),
-    Setting("KAFKA_GROUP", _CONSUMER, "penstock", "the consumer group"),
+    Setting("KAFKA_GROUP", _KAFKA, "penstock", "the consumer group"),
     Setting(
         "CLICKHOUSE_URL",
         _CLICKHOUSE,
@@ -146,7 +146,7 @@ SETTINGS: tuple[Setting, ...] = (
         3600,
         "after its prepare was sent, no insert of that batch is sent any more",
     ),
-    _number("INSERT_MAX_SECONDS", _CONSUMER, 60, 1, 3600, "max_execution_time of an insert"),
+    _number("INSERT_MAX_SECONDS", _CONSUMER, 30, 1, 3600, "max_execution_time of an insert"),
     _number(
         "COMMIT_TIMEOUT_SECONDS", _CONSUMER, 10, 0.1, 300, "an unanswered commit is unknown after"
     ),
@@ -194,6 +194,14 @@ SETTINGS: tuple[Setting, ...] = (
         1,
         300,
         "an unacknowledged event is answered 503 after",
+    ),
+    _whole(
+        "BACKLOG_BYTES",
+        _SHIM,
+        0,
+        0,
+        1 << 50,
+        "bytes in a partition that KAFKA_GROUP has not committed before 503; 0: no limit",
     ),
     # both services
     Setting("ADMIN_HOST", _KAFKA, "127.0.0.1", "address of /metrics, /livez and /readyz"),
