@@ -1,0 +1,1 @@
+"""The consumer: Kafka partitions into ClickHouse, exactly once. The protocol is in `partition`."""

@@ -1,0 +1,128 @@
+"""What one partition has read and not yet inserted, as bytes.
+
+A batch is a half-open range of offsets `[first, end)` and the NDJSON text of its records: exactly
+what a replay must send again. On the happy path no event becomes a Python object here: the values
+of one fetch are joined at once, rows are counted as lines, and the digest runs over the text.
+
+The text of a range does not depend on how it was fetched: between any two records stands one line
+feed, and empty lines are dropped. So count and digest are functions of the log alone,
+and a replay that reads other bytes than the first attempt is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records of one partition in log order, as one fetch gave them.
+
+    `offsets` has the offset of each of `values` (a `range` when there is no hole). `position` is
+    the offset to read next, which is past the last record also where markers follow it.
+    `append_ms` is the broker's time for the first of them, epoch milliseconds (0: unknown).
+    """
+
+    offsets: Sequence[int]
+    values: Sequence[bytes | None]
+    position: int
+    append_ms: int
+
+    def split(self, end: int) -> tuple[Records, Records | None]:
+        """Those before offset `end`, and the rest where there is any past it."""
+        if self.position <= end:
+            return self, None
+        kept = sum(1 for offset in self.offsets if offset < end)
+        before = Records(self.offsets[:kept], self.values[:kept], end, self.append_ms)
+        return before, Records(
+            self.offsets[kept:], self.values[kept:], self.position, self.append_ms
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A closed batch. `chunks` are NDJSON without line feeds at their ends."""
+
+    first: int
+    end: int
+    rows: int
+    digest: str
+    size_bytes: int
+    chunks: tuple[bytes, ...]
+    oldest_append_ms: int
+
+    def body(self) -> Iterator[bytes]:
+        """The insert's body, chunk by chunk."""
+        for index, chunk in enumerate(self.chunks):
+            if index:
+                yield b"\n"
+            yield chunk
+
+    def lines(self) -> Iterator[bytes]:
+        for chunk in self.chunks:
+            yield from chunk.split(b"\n")
+
+
+class Filling:
+    """A batch that still grows. `first` is where it begins, `position` where reading goes on."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.position = first
+        self.rows = 0
+        self.size_bytes = 0
+        self.began_at = 0.0
+        self._chunks: list[bytes] = []
+        self._digest = xxhash.xxh3_64()
+        self._oldest_append_ms = 0
+
+    def add(self, records: Records, now: float) -> None:
+        """Take records that begin at or after `position`. `now` is a monotonic time in seconds."""
+        text = join(records.values)
+        if self.position == self.first:
+            self.began_at = now
+        self.position = records.position
+        if not self._oldest_append_ms:
+            self._oldest_append_ms = records.append_ms
+        if not text:
+            return
+        if self._chunks:
+            self._digest.update(b"\n")
+        self._digest.update(text)
+        self._chunks.append(text)
+        self.rows += text.count(b"\n") + 1
+        self.size_bytes += len(text)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was read into it, not even a record without content."""
+        return self.position == self.first
+
+    @property
+    def oldest_append_ms(self) -> int:
+        return self._oldest_append_ms
+
+    def close(self) -> Batch:
+        return Batch(
+            first=self.first,
+            end=self.position,
+            rows=self.rows,
+            digest=self._digest.hexdigest(),
+            size_bytes=self.size_bytes,
+            chunks=tuple(self._chunks),
+            oldest_append_ms=self._oldest_append_ms,
+        )
+
+
+def join(values: Sequence[bytes | None]) -> bytes:
+    """NDJSON of the values: one line feed between lines, no empty line. A tombstone is skipped."""
+    try:
+        text = b"\n".join(values)  # type: ignore[arg-type]
+    except TypeError:  # a tombstone is rare: only then are the values looked at one by one
+        text = b"\n".join([value for value in values if value is not None])
+    if b"\n\n" in text or text[:1] == b"\n" or text[-1:] == b"\n":
+        text = b"\n".join([line for line in text.split(b"\n") if line])
+    return text

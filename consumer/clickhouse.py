@@ -1,0 +1,382 @@
+"""The table: inserts, and what the stamps say, through clickhouse-connect.
+
+**One insert is one block.** A block's number is part of its identity in the deduplication log, so
+the settings that cut blocks are pinned far above any batch, and everything that could change the
+cut between an attempt and its replay is switched off. A setting that a server does not know would
+be an error of every insert, so those are left out by asking `system.settings` first.
+
+**The body is an iterator**, sent chunked. The client does not send such a body again by itself, and
+the server sees its end only when the iterator has ended; so the deadline, looked at before each
+chunk and once more after the last, bounds when an insert can begin to land.
+
+**Errors** are told apart by what they leave in doubt: nothing was sent (`UNSENT`), the server says
+why and another try may help (`FAILED`), the content is refused (`REFUSED`). All but the first may
+have landed in part: a materialized view can throw after its source table has landed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import clickhouse_connect
+import msgspec
+import urllib3
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+
+from consumer.batch import Batch
+from consumer.config import ConsumerSettings
+from consumer.ledger import Source
+from consumer.partition import (
+    CoverageRead,
+    InsertAnswered,
+    Outcome,
+    ReadFailed,
+    StampsRead,
+)
+from consumer.recovery import Coverage, Covered
+from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, LANDING, clickhouse_partition
+
+log = logging.getLogger("consumer.clickhouse")
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 30
+_ANSWER_SECONDS = 10  # for an answer to travel, on top of max_execution_time
+
+_BLOCK_ROWS = 1 << 24
+_BLOCK_BYTES = 1 << 32
+INSERT_SETTINGS: Mapping[str, int] = {
+    # one synchronous insert, deduplicated in the table and in every view
+    "async_insert": 0,
+    "wait_for_async_insert": 1,
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "materialized_views_ignore_errors": 0,
+    # one block
+    "max_insert_threads": 1,
+    "parallel_view_processing": 0,
+    "input_format_parallel_parsing": 0,
+    "max_insert_block_size": _BLOCK_ROWS,
+    "max_insert_block_size_bytes": 0,
+    "min_insert_block_size_rows": _BLOCK_ROWS,
+    "min_insert_block_size_bytes": _BLOCK_BYTES,
+    "min_insert_block_size_rows_for_materialized_views": 0,
+    "min_insert_block_size_bytes_for_materialized_views": 0,
+    "input_format_max_block_size_bytes": 0,
+    # every line or none
+    "input_format_allow_errors_num": 0,
+    "input_format_allow_errors_ratio": 0,
+    "input_format_skip_unknown_fields": 0,
+    "input_format_null_as_default": 1,
+    "input_format_defaults_for_omitted_fields": 1,
+}
+
+# The server is overloaded, restarting or out of something: another try may help.
+_PASSING_CODES = frozenset(
+    {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 394, 425, 497, 516, 999}
+)
+_TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
+
+_WINDOW = re.compile(r"\b(replicated_|non_replicated_)deduplication_window = (\d+)")
+_WINDOW_SECONDS = re.compile(r"\breplicated_deduplication_window_seconds = (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Facts about the server. Times are epoch milliseconds of our own clock."""
+
+    started_ms: int
+    clock_ahead_ms: int
+    window_entries: int
+    window_seconds: float | None
+    restart_keeps_log: bool
+
+
+class _Line(msgspec.Struct):
+    created_at: int
+
+
+class _DeadlinePassed(Exception):
+    pass
+
+
+class ClickHouseTable:
+    """See `ports.Table`. `clock` is the protocol's, in seconds."""
+
+    def __init__(self, settings: ConsumerSettings, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._pinned: dict[str, int] = {}
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS), retries=False
+        )
+
+    def client(self) -> Client:
+        """The connected client; raises ClickHouseError while the server is away."""
+        with self._lock:
+            if self._client is None:
+                address = self._settings.clickhouse
+                client = clickhouse_connect.get_client(
+                    interface=address.interface,
+                    host=address.host,
+                    port=address.port,
+                    username=address.username,
+                    password=address.password,
+                    database=address.database,
+                    autogenerate_session_id=False,
+                    connect_timeout=_CONNECT_SECONDS,
+                    send_receive_timeout=self._settings.insert_max_seconds + _ANSWER_SECONDS,
+                    pool_mgr=clickhouse_connect.driver.httputil.get_pool_manager(
+                        maxsize=self._settings.insert_threads + 2
+                    ),
+                )
+                self._pinned = {
+                    name: value
+                    for name, value in INSERT_SETTINGS.items()
+                    if name in client.server_settings
+                }
+                self._client = client
+            return self._client
+
+    # --- inserting ---------------------------------------------------------------------------
+
+    def insert(
+        self, batch: Batch, token: str, deadline: float, first_attempt_ms: int | None
+    ) -> InsertAnswered:
+        """The batch as one block under its token. See `ports.Table`."""
+        try:
+            client = self.client()
+            if first_attempt_ms is not None:
+                server = self._server(client)
+                if not server.restart_keeps_log and server.started_ms >= first_attempt_ms:
+                    return InsertAnswered(
+                        Outcome.RESTARTED,
+                        "the server was restarted since the first attempt, and its deduplication "
+                        "log can lie",
+                    )
+        except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
+            return InsertAnswered(Outcome.UNSENT, _first_line(error))
+        settings: dict[str, object] = {
+            **self._pinned,
+            "insert_deduplication_token": token,
+            "max_execution_time": self._settings.insert_max_seconds,
+        }
+        body = _Body(batch, deadline, self._clock)
+        try:
+            client.raw_insert(
+                LANDING, insert_block=iter(body), settings=settings, fmt="JSONEachRow"
+            )
+        except _DeadlinePassed:
+            return InsertAnswered(
+                Outcome.FAILED if body.begun else Outcome.UNSENT, "its deadline has passed"
+            )
+        except DatabaseError as error:
+            return _answer(error, sent=body.begun)
+        except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
+            outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
+            return InsertAnswered(outcome, _first_line(error))
+        return InsertAnswered(Outcome.LANDED)
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def coverage(
+        self, source: Source, offset: int, since_ms: int | None, *, whole: bool
+    ) -> CoverageRead | ReadFailed:
+        with _failures() as failed:
+            client = self.client()
+            server = self._server(client)
+            batches = self._covered(client, server, source, offset, whole=whole)
+            if since_ms is None:
+                since_ms = min((c.landed_ms for c in batches), default=int(time.time() * 1000))
+            entries = client.query(
+                f"SELECT count() FROM {BATCHES} WHERE landed_at >= fromUnixTimestamp64Milli("
+                "{since:Int64})",
+                # a margin for clocks that were set since
+                parameters={"since": max(0, since_ms + server.clock_ahead_ms - 5_000)},
+            ).result_rows[0][0]
+            return CoverageRead(
+                Coverage(
+                    batches=batches,
+                    entries_since=entries,
+                    window_entries=server.window_entries,
+                    window_seconds=server.window_seconds,
+                    server_started_ms=server.started_ms,
+                    restart_keeps_log=server.restart_keeps_log,
+                )
+            )
+        return failed[0]
+
+    def _covered(
+        self, client: Client, server: _Server, source: Source, offset: int, *, whole: bool
+    ) -> tuple[Covered, ...]:
+        at = {"topic_id": source.topic_id, "partition": source.partition, "offset": offset}
+        landed: dict[tuple[int, int, int], tuple[set[str], int]] = {}
+        for first, end, epoch, partitions, landed_ms in client.query(
+            "SELECT first, end, epoch, groupUniqArray(clickhouse_partition), "
+            f"toUnixTimestamp64Milli(min(landed_at)) FROM {BATCHES} "
+            "WHERE topic_id = {topic_id:String} AND partition = {partition:UInt32} "
+            "AND end > {offset:UInt64} GROUP BY first, end, epoch",
+            parameters=at,
+        ).result_rows:
+            landed[first, end, epoch] = (set(partitions), landed_ms - server.clock_ahead_ms)
+        if whole:
+            # The index is written by a view, and can lack what a crash cut off: ask the rows.
+            for first, end, epoch, partitions in client.query(
+                "SELECT _first, _end, _epoch, groupUniqArray(_partition_id) "
+                f"FROM {EVENTS} WHERE _topic_id = {{topic_id:String}} "
+                "AND _partition = {partition:UInt32} AND _end > {offset:UInt64} "
+                "GROUP BY _first, _end, _epoch",
+                parameters=at,
+            ).result_rows:
+                known, landed_ms = landed.get((first, end, epoch), (set(), 0))
+                landed[first, end, epoch] = (known | set(partitions), landed_ms)
+        return tuple(
+            Covered(first, end, epoch, frozenset(partitions), landed_ms)
+            for (first, end, epoch), (partitions, landed_ms) in sorted(landed.items())
+        )
+
+    def stamps(self, source: Source, batch: Batch, epoch: int) -> StampsRead | ReadFailed:
+        times = list(_created_at(batch))
+        needed = {clickhouse_partition(time_ms) for time_ms in times}
+        if not needed:
+            return StampsRead(frozenset())
+        with _failures() as failed:
+            rows = (
+                self.client()
+                .query(
+                    f"SELECT DISTINCT _partition_id FROM {EVENTS} "
+                    # created_at first: it prunes to the few parts and granules that can hold them
+                    "WHERE created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
+                    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC') "
+                    "AND _topic_id = {topic_id:String} AND _partition = {partition:UInt32} "
+                    "AND _first = {first:UInt64} AND _end = {end:UInt64} "
+                    "AND _epoch = {epoch:UInt32}",
+                    parameters={
+                        "least": min(times),
+                        "most": max(times),
+                        "topic_id": source.topic_id,
+                        "partition": source.partition,
+                        "first": batch.first,
+                        "end": batch.end,
+                        "epoch": epoch,
+                    },
+                )
+                .result_rows
+            )
+            return StampsRead(frozenset(needed - {row[0] for row in rows}))
+        return failed[0]
+
+    def _server(self, client: Client) -> _Server:
+        before = time.time()
+        uptime, now_ms = client.query(
+            "SELECT uptime(), toUnixTimestamp64Milli(now64(3))"
+        ).result_rows[0]
+        ours_ms = int((before + time.time()) * 500)
+        entries, seconds, replicated = self._windows(client)
+        return _Server(
+            # uptime is in whole seconds rounded down: the later start is the careful one
+            started_ms=ours_ms - uptime * 1000,
+            clock_ahead_ms=now_ms - ours_ms,
+            window_entries=entries,
+            window_seconds=seconds,
+            restart_keeps_log=replicated or self._mends_log(),
+        )
+
+    def _windows(self, client: Client) -> tuple[int, float | None, bool]:
+        """The smallest window over all tables that a replay must find its token in."""
+        rows = client.query(
+            "SELECT engine, engine_full FROM system.tables "
+            "WHERE database = {database:String} AND name IN {names:Array(String)}",
+            parameters={
+                "database": self._settings.clickhouse.database,
+                "names": list(DEDUPLICATED),
+            },
+        ).result_rows
+        entries, seconds, replicated = [], [], True
+        for engine, full in rows:
+            own = "replicated_" if engine.startswith("Replicated") else "non_replicated_"
+            replicated = replicated and own == "replicated_"
+            found = [int(n) for kind, n in _WINDOW.findall(full) if kind == own]
+            entries.append(found[0] if found else 0)
+            if own == "replicated_":
+                stated = _WINDOW_SECONDS.search(full)
+                seconds.append(float(stated.group(1)) if stated else 3600.0)
+        return min(entries, default=0), min(seconds, default=None), replicated and bool(rows)
+
+    def _mends_log(self) -> bool:
+        """The embedded front mends its deduplication log at start, and says so."""
+        response = self._pool.request("GET", f"{self._base_url}/penstock")
+        if response.status != 200:
+            return False
+        try:
+            said = response.json()
+        except ValueError:
+            return False
+        return isinstance(said, dict) and said.get("mends_deduplication_log") is True
+
+    @property
+    def _base_url(self) -> str:
+        address = self._settings.clickhouse
+        return f"{address.interface}://{address.host}:{address.port}"
+
+
+class _Body:
+    """A batch's body that stops at the deadline. `begun`: bytes may have left."""
+
+    def __init__(self, batch: Batch, deadline: float, clock: Callable[[], float]) -> None:
+        self._batch = batch
+        self._deadline = deadline
+        self._clock = clock
+        self.begun = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._batch.body():
+            self._look()
+            self.begun = True
+            yield chunk
+        self._look()
+
+    def _look(self) -> None:
+        if self._clock() >= self._deadline:
+            raise _DeadlinePassed
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[list[ReadFailed]]:
+    """Catches what a read can fail with, and leaves the one event that says so."""
+    failed: list[ReadFailed] = []
+    try:
+        yield failed
+    except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
+        failed.append(ReadFailed(_first_line(error)))
+
+
+def _created_at(batch: Batch) -> Iterator[int]:
+    """The created_at of every line that has one. Only lines that landed matter, and those do."""
+    decoder = msgspec.json.Decoder(_Line)
+    for line in batch.lines():
+        with contextlib.suppress(msgspec.MsgspecError):
+            yield decoder.decode(line).created_at
+
+
+def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
+    why = _first_line(error)
+    if error.code is None:
+        return InsertAnswered(Outcome.FAILED if sent else Outcome.UNSENT, why)
+    content = error.code not in _PASSING_CODES or (
+        error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()
+    )
+    return InsertAnswered(Outcome.REFUSED if content else Outcome.FAILED, why)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:500]

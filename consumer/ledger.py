@@ -1,0 +1,121 @@
+"""What a commit's metadata says, and the token that names an insert.
+
+Every commit of ours carries one line of text in Kafka's commit metadata:
+
+    penstock1:open:EPOCH:VERSION:TOPIC_ID:TIME:CRC                      nothing is being written
+    penstock1:intent:END:COUNT:DIGEST:EPOCH:VERSION:TOPIC_ID:TIME:CRC   [offset, END) is
+
+The checksum covers the offset too, so that a commit which was moved by a tool is not taken for one
+of ours, even where the tool kept the metadata. Anything else (none, another's, cut, corrupt, too
+long) reads as `None`: a foreign commit, whose offset means nothing.
+
+`ROWS_VERSION` stands for everything that makes rows out of a record's bytes: the parser's rules
+here and the landing view's. It changes when the same bytes would give other rows or another
+ClickHouse partition; an intent of another version is never replayed.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+from consumer.batch import Batch
+
+ROWS_VERSION = 1
+
+_LONGEST = 1024
+_MARK = "penstock1"
+_ID = r"[A-Za-z0-9._=+/-]{1,300}"
+_OPEN = re.compile(rf"{_MARK}:open:(\d+):(\d+):({_ID}):(\d+):([0-9a-f]{{8}})")
+_INTENT = re.compile(
+    rf"{_MARK}:intent:(\d+):(\d+):([0-9a-f]{{16}}):(\d+):(\d+):({_ID}):(\d+):([0-9a-f]{{8}})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the records of a partition come from. `topic_id` is new when a topic is made again."""
+
+    cluster: str
+    topic: str
+    topic_id: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A commit of ours with nothing being written. `time_ms`: epoch milliseconds."""
+
+    epoch: int
+    version: int
+    topic_id: str
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """`[first, end)` is being written, announced at `time_ms` (epoch milliseconds)."""
+
+    first: int
+    end: int
+    count: int
+    digest: str
+    epoch: int
+    version: int
+    topic_id: str
+    time_ms: int
+
+    def matches(self, batch: Batch) -> bool:
+        """Whether this is the very text that was announced."""
+        return (batch.first, batch.end, batch.rows, batch.digest) == (
+            self.first,
+            self.end,
+            self.count,
+            self.digest,
+        )
+
+
+def encode(offset: int, note: Open | Intent) -> str:
+    """The metadata for a commit at `offset`."""
+    match note:
+        case Open():
+            text = f"{_MARK}:open:{note.epoch}:{note.version}:{note.topic_id}:{note.time_ms}"
+        case Intent():
+            text = (
+                f"{_MARK}:intent:{note.end}:{note.count}:{note.digest}:{note.epoch}"
+                f":{note.version}:{note.topic_id}:{note.time_ms}"
+            )
+    return f"{text}:{_checksum(offset, text)}"
+
+
+def decode(offset: int, metadata: str | None) -> Open | Intent | None:
+    """What a commit says, or None where it is not one of ours."""
+    if not metadata or len(metadata) > _LONGEST:
+        return None
+    text, _, checksum = metadata.rpartition(":")
+    if checksum != _checksum(offset, text):
+        return None
+    if found := _OPEN.fullmatch(metadata):
+        epoch, version, topic_id, time_ms, _ = found.groups()
+        return Open(int(epoch), int(version), topic_id, int(time_ms))
+    if found := _INTENT.fullmatch(metadata):
+        end, count, digest, epoch, version, topic_id, time_ms, _ = found.groups()
+        if int(end) <= offset:
+            return None
+        return Intent(
+            offset, int(end), int(count), digest, int(epoch), int(version), topic_id, int(time_ms)
+        )
+    return None
+
+
+def token(source: Source, batch: Batch, epoch: int) -> str:
+    """The insert's deduplication token, which the landing view splits into the rows' stamp."""
+    return (
+        f"{source.cluster}:{source.topic_id}:{source.partition}:{batch.first}-{batch.end}"
+        f":{batch.rows}:{batch.digest}:{epoch}:{source.topic}"
+    )
+
+
+def _checksum(offset: int, text: str) -> str:
+    return f"{zlib.crc32(f'{text}@{offset}'.encode()):08x}"
