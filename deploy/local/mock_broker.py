@@ -62,17 +62,15 @@ class MockBroker:
             listener.setblocking(False)
             self.port: int = listener.getsockname()[1]
             self._library = _library()
-            self._open(listener)
+            self._open(listener, topics or {})
         except OSError as error:
             raise Trouble(
                 f"port {port} on {HOST}, for the in-memory Kafka, cannot be had: {error.strerror}"
             ) from None
         finally:
             listener.close()
-        for name, partitions in (topics or {}).items():
-            self.create_topic(name, partitions)
 
-    def _open(self, listener: socket.socket) -> None:
+    def _open(self, listener: socket.socket, topics: Mapping[str, int]) -> None:
         library, message = self._library, ctypes.create_string_buffer(512)
         settings = ctypes.c_void_p(library.rd_kafka_conf_new())
         # Else it warns that its own client, which nobody uses, has no address.
@@ -86,6 +84,9 @@ class MockBroker:
             raise Trouble("librdkafka did not start its mock cluster")
         self._cluster = ctypes.c_void_p(cluster)
         first = library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+        # Before a client can come: one that asks for an unknown topic would create it.
+        for name, partitions in topics.items():
+            self.create_topic(name, partitions)
         os.dup2(listener.fileno(), _listening_descriptor(int(first.rpartition(":")[2])))
         library.rd_kafka_mock_broker_set_host_port(
             self._cluster, _BROKER_ID, HOST.encode(), self.port
