@@ -45,4 +45,4 @@ ENGINE = ReplacingMergeTree(_version)
 PARTITION BY toYYYYMM(created_at)
 PRIMARY KEY (project_id, toDate(created_at), session_id)
 ORDER BY (project_id, toDate(created_at), session_id, created_at, id)
-SETTINGS non_replicated_deduplication_window = 100000;
+SETTINGS non_replicated_deduplication_window = 100000, min_bytes_for_wide_part = 67108864;

@@ -2,16 +2,16 @@
 CREATE MATERIALIZED VIEW IF NOT EXISTS batches_mv TO batches AS
 WITH splitByChar(':', getSetting('insert_deduplication_token')) AS token
 SELECT
-    _topic_id                        AS topic_id,
-    token[8]                         AS topic,
-    _partition                       AS partition,
-    _first                           AS first,
-    _end                             AS end,
-    toUInt64OrZero(token[5])         AS expected_rows,
-    _epoch                           AS epoch,
-    toString(toYYYYMM(created_at))   AS clickhouse_partition,
-    count()                          AS rows,
-    now64(3, 'UTC')                  AS landed_at
+    _topic_id AS topic_id,
+    token[8] AS topic,
+    _partition AS partition,
+    _first AS first,
+    _end AS end,
+    toUInt64OrZero(token[5]) AS expected_rows,
+    _epoch AS epoch,
+    toString(toYYYYMM(created_at)) AS clickhouse_partition,
+    count() AS rows,
+    now64(3, 'UTC') AS landed_at
 FROM events
 WHERE _topic_id != ''
 GROUP BY topic_id, topic, partition, first, end, expected_rows, epoch, clickhouse_partition;

@@ -1,21 +1,53 @@
+-- The keys of argMin and argMax are milliseconds, then bits of the event's hash: two events of the
+-- same millisecond are ordered the same way whatever order they land in. 2^20 of them fit in 64 bits
+-- until the year 2527.
+--
+-- `counted` is built with groupArray, which may name a key twice within one row; every reader merges
+-- with maxMap, which makes one of them.
 CREATE MATERIALIZED VIEW IF NOT EXISTS sessions_mv TO sessions AS
 WITH
-    sipHash64(e.id) AS hash,
-    toUInt64(toUnixTimestamp64Milli(e.created_at)) * 1048576 AS at,
-    at + hash % 1048576 AS k,
-    at + if(e.referrer = '' AND e.utm_source = '', 524288, 0) + hash % 524288 AS ka,
-    toUInt64(toUnixTimestamp64Milli(e.received_at)) * 1048576 + hash % 1048576 AS kr
+    sipHash64(id) AS hash,
+    toUInt64(toUnixTimestamp64Milli(created_at)) * 1048576 AS at,
+    at + hash % 1048576 AS by_time,
+    at + if(referrer = '' AND utm_source = '', 524288, 0) + hash % 524288 AS by_origin,
+    toUInt64(toUnixTimestamp64Milli(received_at)) * 1048576 + hash % 1048576 AS by_receipt
 SELECT
-    e.project_id AS project_id,
-    toDate(e.created_at) AS date,
-    e.session_id AS session_id,
-    min(e.created_at) AS started_at,
-    max(e.created_at) AS ended_at,
-    maxMap(map(hash, toUInt64(e.duration) * 2 + (e.name = 'screen_view'))) AS counted,
-    max(e.max_scroll) AS max_scroll,
-    argMinStateIf(e.path, k, e.name = 'screen_view') AS entry_path,
-    argMaxStateIf(e.path, k, e.name = 'screen_view') AS exit_path,
-    argMinState((e.referrer, toString(e.referrer_name), toString(e.referrer_kind), toString(e.utm_source), toString(e.utm_medium), toString(e.utm_campaign), e.utm_term, e.utm_content, toString(e.click_id_kind)), ka) AS origin,
-    argMinState((toString(e.country), e.city, toString(e.device), toString(e.browser), toString(e.browser_version), toString(e.os), toString(e.os_version), e.is_bot), kr) AS visitor
-FROM events AS e
+    project_id,
+    toDate(created_at) AS date,
+    session_id,
+    min(created_at) AS started_at,
+    max(created_at) AS ended_at,
+    mapFromArrays(
+        groupArray(hash),
+        groupArray(toUInt64(duration) * 2 + (name = 'screen_view'))
+    ) AS counted,
+    max(max_scroll) AS max_scroll,
+    argMinStateIf(path, by_time, name = 'screen_view') AS entry_path,
+    argMaxStateIf(path, by_time, name = 'screen_view') AS exit_path,
+    argMinState(
+        concatWithSeparator('\x1f',
+            replaceAll(referrer, '\x1f', ' '),
+            replaceAll(referrer_name, '\x1f', ' '),
+            replaceAll(referrer_kind, '\x1f', ' '),
+            replaceAll(utm_source, '\x1f', ' '),
+            replaceAll(utm_medium, '\x1f', ' '),
+            replaceAll(utm_campaign, '\x1f', ' '),
+            replaceAll(utm_term, '\x1f', ' '),
+            replaceAll(utm_content, '\x1f', ' '),
+            replaceAll(click_id_kind, '\x1f', ' ')),
+        by_origin
+    ) AS origin,
+    argMinState(
+        concatWithSeparator('\x1f',
+            replaceAll(country, '\x1f', ' '),
+            replaceAll(city, '\x1f', ' '),
+            replaceAll(device, '\x1f', ' '),
+            replaceAll(browser, '\x1f', ' '),
+            replaceAll(browser_version, '\x1f', ' '),
+            replaceAll(os, '\x1f', ' '),
+            replaceAll(os_version, '\x1f', ' '),
+            toString(is_bot)),
+        by_receipt
+    ) AS visitor
+FROM events
 GROUP BY project_id, date, session_id;
