@@ -41,7 +41,11 @@ class Admin:
                 status, body, kind = (
                     route()
                     if route is not None
-                    else (404, b'{"detail":"there are /metrics, /livez, /readyz"}', "application/json")
+                    else (
+                        404,
+                        b'{"detail":"there are /metrics, /livez, /readyz"}',
+                        "application/json",
+                    )
                 )
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
@@ -55,7 +59,9 @@ class Admin:
         self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="admin", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import clickhouse_connect
@@ -172,7 +172,7 @@ class ClickHouseTable:
         body = _Body(batch, deadline, self._clock)
         try:
             client.raw_insert(
-                LANDING, insert_block=iter(body), settings=settings, fmt="JSONEachRow"
+                LANDING, insert_block=body.chunks(), settings=settings, fmt="JSONEachRow"
             )
         except _DeadlinePassed:
             return InsertAnswered(
@@ -337,7 +337,7 @@ class _Body:
         self._clock = clock
         self.begun = False
 
-    def __iter__(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes, None, None]:
         for chunk in self._batch.body():
             self._look()
             self.begun = True

@@ -18,7 +18,7 @@ Facts this adapter stands on:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -176,7 +176,7 @@ class KafkaLog:
             raise LogError(self._broken)
         fetched: dict[int, Records] = {}
         size = 0
-        for partition, run in groupby(messages, Message.partition):
+        for partition, run in groupby(messages, _partition):
             records = self._records(list(run))
             if records is None:
                 continue
@@ -193,7 +193,7 @@ class KafkaLog:
     def _records(self, run: list[Any]) -> Records | None:
         """One partition's messages as records; what is not a record is taken out."""
         end_of_log = 0
-        if any(map(Message.error, run)):
+        if any(map(_error, run)):
             kept = []
             for message in run:
                 error = message.error()
@@ -209,9 +209,9 @@ class KafkaLog:
         first, last = run[0].offset(), run[-1].offset()
         offsets: range | list[int] = range(first, last + 1)
         if len(offsets) != len(run):  # markers or compaction left holes
-            offsets = list(map(Message.offset, run))
+            offsets = [message.offset() for message in run]
         return Records(
-            offsets, list(map(Message.value, run)), max(last + 1, end_of_log), run[0].timestamp()[1]
+            offsets, list(map(_value, run)), max(last + 1, end_of_log), run[0].timestamp()[1]
         )
 
     def _on_message_error(self, error: KafkaError) -> None:
@@ -333,6 +333,11 @@ class KafkaLog:
         if error.fatal():
             self._broken = f"Kafka: {error.str()}"
         fact(log, logging.WARNING, "Kafka reports", error=error.str())
+
+
+_partition: Callable[[Any], int] = Message.partition  # type: ignore[assignment]
+_error: Callable[[Any], KafkaError | None] = Message.error
+_value: Callable[[Any], bytes | None] = Message.value
 
 
 def _joined(a: Records, b: Records) -> Records:

@@ -35,7 +35,7 @@ class Metrics:
     """The numbers of one consumer, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Counter:

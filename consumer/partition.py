@@ -247,6 +247,7 @@ class Partition:
         self._again_at: float | None = None  # when the phase's step is to be tried again
         self._failures = 0
         self._stopping = False
+        self.read_so_far = (0, 0)  # events and bytes taken since the assignment began
 
     # --- what others may know ----------------------------------------------------------------
 
@@ -270,6 +271,15 @@ class Partition:
     def position(self) -> int | None:
         """The offset after the last record read, None while there is no plan."""
         return None if self._filling is None else self._filling.position
+
+    @property
+    def landed_to(self) -> int | None:
+        """The first offset not known to have landed, None while there is no plan."""
+        if self._filling is None:
+            return None
+        if self._flight is not None and self._flight.batch is not None:
+            return self._flight.batch.first
+        return self._ready[0][0].first if self._ready else self._filling.first
 
     @property
     def filling(self) -> bool:
@@ -351,14 +361,14 @@ class Partition:
         while rest is not None and self._replays:
             replay = self._replays[0]
             part, rest = rest.split(replay.end)
-            self._filling.add(part, now.seconds)
+            self._take(self._filling, part, now)
             if self._filling.position >= replay.end:
                 self._replays.popleft()
                 why = self._close(replay)
                 if why:
                     return self._halt(why)
         if rest is not None:
-            self._filling.add(rest, now.seconds)
+            self._take(self._filling, rest, now)
             full = (
                 self._filling.rows >= self._limits.batch_rows
                 or self._filling.size_bytes >= self._limits.batch_bytes
@@ -440,6 +450,14 @@ class Partition:
         return [Report("planned again"), ReadCommit()]
 
     # --- a batch's way -----------------------------------------------------------------------
+
+    def _take(self, filling: Filling, records: Records, now: Now) -> None:
+        rows, size_bytes = filling.rows, filling.size_bytes
+        filling.add(records, now.seconds)
+        self.read_so_far = (
+            self.read_so_far[0] + filling.rows - rows,
+            self.read_so_far[1] + filling.size_bytes - size_bytes,
+        )
 
     def _close(self, replay: Replay | None) -> str | None:
         """Close what fills. For a replay: what is wrong with the text that was read, or None."""

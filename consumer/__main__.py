@@ -1,0 +1,133 @@
+"""`penstock-consumer`: run one consumer, or check what it would run on.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 preflight refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from consumer import preflight
+from consumer.admin import Admin
+from consumer.clickhouse import ClickHouseTable
+from consumer.config import ConsumerSettings, consumer_settings
+from consumer.kafka import KafkaLog
+from consumer.metrics import Metrics
+from consumer.runner import Runner, clock
+from schemas import logs, settings
+from schemas.logs import fact
+
+log = logging.getLogger("consumer")
+
+# A poll loop that has not come round for so long is stuck in a call that has no way out.
+_STUCK_SECONDS = 120.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="penstock-consumer",
+        description="Carries events from Kafka into ClickHouse, exactly once.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in (
+        ("run", "consume until stopped (the default)"),
+        ("check", "say what would keep the consumer from starting, and what mends it"),
+    ):
+        settings.add_flags(commands.add_parser(name, help=text, description=text), "consumer")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or (given[0].startswith("--") and given[0] not in ("--help", "-h")):
+        given.insert(0, "run")
+    flags = parser.parse_args(given)
+    try:
+        values = settings.load("consumer", flags, os.environ)
+        chosen = consumer_settings(values)
+    except settings.SettingsError as error:
+        for problem in error.problems:
+            print(f"penstock-consumer: {problem}", file=sys.stderr)
+        return 2
+    logs.configure("consumer", chosen.log_level, chosen.log_format)
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # its failures are answers
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    return _check(chosen) if flags.command == "check" else _run(chosen)
+
+
+def _check(chosen: ConsumerSettings) -> int:
+    try:
+        findings = preflight.check(chosen, ClickHouseTable(chosen, clock))
+    except preflight.Away as error:
+        print(f"penstock-consumer: {error}", file=sys.stderr)
+        return 1
+    for finding in findings:
+        print(f"{finding.what}\n  mend: {finding.mend}")
+    if not findings:
+        print("nothing keeps the consumer from starting")
+    return 3 if findings else 0
+
+
+def _run(chosen: ConsumerSettings) -> int:
+    metrics = Metrics()
+    table = ClickHouseTable(chosen, clock)
+    runner = Runner(chosen, KafkaLog(chosen), table, metrics, _abort)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: runner.stop())
+
+    def livez() -> tuple[bool, dict[str, object]]:
+        age = runner.came_round_seconds
+        return age < _STUCK_SECONDS, {"alive": age < _STUCK_SECONDS, "poll_loop_age_seconds": age}
+
+    try:
+        admin = Admin(chosen.admin_host, chosen.admin_port, metrics.page, livez, runner.readiness)
+    except OSError as error:
+        print(
+            f"penstock-consumer: PENSTOCK_ADMIN_PORT {chosen.admin_port} on {chosen.admin_host}: "
+            f"{error.strerror}",
+            file=sys.stderr,
+        )
+        return 1
+    fact(log, logging.INFO, "admin port", port=admin.port)
+    try:
+        findings = _findings(chosen, table, runner)
+        if findings:
+            for finding in findings:
+                fact(log, logging.ERROR, finding.what, mend=finding.mend)
+            return 3
+        runner.run()
+    finally:
+        admin.close()
+    return 0
+
+
+def _findings(
+    chosen: ConsumerSettings, table: ClickHouseTable, runner: Runner
+) -> list[preflight.Finding]:
+    """The preflight's findings, waiting for servers that are away; none once we are stopped."""
+    said = ""
+    while not runner.stopping:
+        runner.heartbeat()
+        try:
+            return preflight.check(chosen, table)
+        except preflight.Away as error:
+            if str(error) != said:
+                said = str(error)
+                fact(log, logging.WARNING, "waiting before the start", why=said)
+            time.sleep(0.5)
+    return []
+
+
+def _abort(why: str) -> NoReturn:
+    """End at once, without giving anything up: the group finds out by the session timeout."""
+    fact(log, logging.ERROR, "ending at once", why=why)
+    logging.shutdown()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,432 @@
+"""The poll loop: carries out what the core commands, and brings back what came of it.
+
+One thread owns the log (fetching, commits, the group's callbacks) and the core. A pool of threads
+inserts and reads tables; its answers come back through a queue. The loop goes round
+
+    fetch records  ->  the core takes them, answers and time  ->  carry out its commands
+
+and never blocks longer than a fetch: while ClickHouse is away it keeps its place in the group.
+Nothing here decides; what must be true is in `partition`, `assignment` and `recovery`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from consumer.assignment import Assignment, Commands
+from consumer.config import ConsumerSettings
+from consumer.metrics import Metrics
+from consumer.partition import (
+    Answer,
+    CommitAnswered,
+    CommitRead,
+    Event,
+    Fetch,
+    InsertAnswered,
+    Now,
+    Outcome,
+    Partition,
+    Phase,
+    ReadCommit,
+    ReadCoverage,
+    ReadFailed,
+    ReadStamps,
+    Rejoin,
+    Report,
+    SendCommit,
+    SendInsert,
+)
+from consumer.ports import Listener, Log, LogError, Table
+from consumer.recovery import Commit
+from consumer.retry import Backoff
+from schemas.logs import fact
+
+log = logging.getLogger("consumer")
+
+_BUSY_SECONDS, _IDLE_SECONDS = 0.02, 0.1
+_LAG_SECONDS = 1.0
+_REJOIN = Backoff(0.5, 30.0)
+
+
+def clock() -> float:
+    """Seconds on a clock that runs through suspend: deadlines must pass while we are asleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Runner:
+    """One consumer. `run` returns when it was stopped; `stop` may be called from a signal handler.
+
+    `abort` ends the process at once: the last resort of a member that must not give up a partition.
+    """
+
+    def __init__(
+        self,
+        settings: ConsumerSettings,
+        log_port: Log,
+        table: Table,
+        metrics: Metrics,
+        abort: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._log = log_port
+        self._table = table
+        self._metrics = metrics
+        self._abort = abort
+        self._assignment = Assignment(settings.shares)
+        self._answers: SimpleQueue[tuple[Partition, Event]] = SimpleQueue()
+        self._pending: Commands = []
+        self._pool = ThreadPoolExecutor(settings.insert_threads, thread_name_prefix="insert")
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
+        self._random = random.Random()  # noqa: S311 - spreads retries, keeps no secret
+        self._stop_at: float | None = None
+        self._stopping = False
+        self._member = False
+        self._leaving = False
+        self._rejoin_why: str | None = None
+        self._came_round_at = clock()
+        self._clickhouse_up: bool | None = None
+        self._sent_at: dict[int, float] = {}
+        self._lags: dict[int, tuple[int | None, float]] = {}
+        self._lags_at = 0.0
+        metrics.add_live(lambda: clock() - self._came_round_at, self._lags_now)
+
+    # --- for signals and health ----------------------------------------------------------------
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
+    def came_round_seconds(self) -> float:
+        """Since the poll loop last came round."""
+        return clock() - self._came_round_at
+
+    def heartbeat(self) -> None:
+        """Say that the thread of the poll loop is alive, before the loop has begun."""
+        self._came_round_at = clock()
+
+    def readiness(self) -> tuple[bool, dict[str, object]]:
+        phases: dict[str, int] = {}
+        for partition in list(self._assignment):
+            phases[partition.phase.value] = phases.get(partition.phase.value, 0) + 1
+        planned = self._assignment.planned
+        ready = self._member and planned and not self._stopping
+        body: dict[str, object] = {"ready": ready, "partitions": phases}
+        if not ready:
+            body["reason"] = (
+                "stopping"
+                if self._stopping
+                else "not a member of the group yet"
+                if not self._member
+                else "partitions are being planned"
+            )
+        return ready, body
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until stopped: join, consume, and join again after whatever made the member leave."""
+        failures = 0
+        try:
+            while not self._stopping:
+                self._came_round_at = clock()
+                try:
+                    self._log.join(
+                        Listener(self._assigned, self._revoked, self._lost, self._answered)
+                    )
+                    self._rejoin_why = None
+                    self._consume()
+                    failures = 0 if self._rejoin_why is None else failures + 1
+                    why = self._rejoin_why
+                except LogError as error:
+                    failures += 1
+                    why = str(error)
+                self._leave()
+                if why is not None and not self._stopping:
+                    self._metrics.rebalances.labels("rejoined").inc()
+                    fact(log, logging.WARNING, "joining the group again", why=why)
+                    self._pause(_REJOIN.seconds(failures, self._random.random()))
+        finally:
+            self._leave()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _consume(self) -> None:
+        while self._rejoin_why is None:
+            busy = any(partition.phase is not Phase.READING for partition in self._assignment)
+            fetched = self._log.fetch(_BUSY_SECONDS if busy else _IDLE_SECONDS)
+            now = self._now()
+            self._came_round_at = now.seconds
+            commands, self._pending = self._pending, []
+            for number, records in fetched.items():
+                before = self._read_so_far(number)
+                commands += self._assignment.records(number, records, now)
+                self._count(before, self._read_so_far(number))
+            while (answer := self._next_answer()) is not None:
+                commands += self._assignment.on(*answer, now)
+            commands += self._assignment.tick(now)
+            self._carry_out(commands)
+            if self._stopping and self._done_stopping(now):
+                return
+            wanted = frozenset[int]() if self._stopping else self._assignment.fetched()
+            self._log.fetch_only(wanted)
+            self._look_around(now, wanted)
+
+    def _done_stopping(self, now: Now) -> bool:
+        """Whether the insert that ran when we were told to stop has been seen to its end."""
+        if self._stop_at is None:
+            self._stop_at = now.seconds + self._settings.stop_seconds
+            self._assignment.stop()
+            fact(log, logging.INFO, "stopping: the running inserts are seen to their end")
+        return self._assignment.at_rest or now.seconds >= self._stop_at
+
+    def _leave(self) -> None:
+        self._leaving = True
+        self._log.leave()
+        self._leaving = False
+        self._member = False
+        for partition in list(self._assignment):
+            self._assignment.drop(partition.source.partition)
+        self._pending.clear()
+
+    def _pause(self, seconds: float) -> None:
+        until = clock() + seconds
+        while not self._stopping and clock() < until:
+            time.sleep(min(0.1, seconds))
+            self._came_round_at = clock()
+
+    def _next_answer(self) -> tuple[Partition, Event] | None:
+        try:
+            return self._answers.get_nowait()
+        except Empty:
+            return None
+
+    def _now(self) -> Now:
+        return Now(clock(), int(time.time() * 1000), self._random.random())
+
+    # --- what the log calls --------------------------------------------------------------------
+
+    def _assigned(self, commits: Mapping[int, Commit]) -> None:
+        now = self._now()
+        self._member = True
+        self._metrics.rebalances.labels("assigned").inc()
+        for number, commit in commits.items():
+            partition = Partition(self._log.source(number), self._settings.limits, now)
+            self._assignment.add(partition)
+            self._pending += [(partition, command) for command in partition.begin(commit, now)]
+        if commits:
+            fact(log, logging.INFO, "partitions assigned", partitions=sorted(commits))
+
+    def _revoked(self, numbers: Iterable[int]) -> None:
+        """Forget what is given up. An unanswered commit is seen answered first: applied after our
+        successor's, it would replace what that one announced."""
+        self._metrics.rebalances.labels("revoked").inc()
+        for number in numbers:
+            partition = self._assignment.get(number)
+            sent = partition.outstanding if partition is not None else None
+            if sent is not None and not self._leaving and not self._seen(number, *sent):
+                self._abort(
+                    f"partition {number} is revoked while a commit is unanswered: only leaving "
+                    "at once keeps the partition from its next owner until that is settled"
+                )
+            self._assignment.drop(number)
+        fact(log, logging.INFO, "partitions revoked", partitions=sorted(numbers))
+
+    def _lost(self, numbers: Iterable[int]) -> None:
+        self._metrics.rebalances.labels("lost").inc()
+        for number in numbers:
+            self._assignment.drop(number)
+        fact(log, logging.WARNING, "partitions lost", partitions=sorted(numbers))
+
+    def _seen(self, number: int, offset: int, metadata: str) -> bool:
+        """Whether Kafka shows the commit in time. Asked behind it, on the same connection."""
+        until = clock() + self._settings.commit_timeout_seconds
+        while clock() < until:
+            try:
+                commit = self._log.committed(number)
+            except LogError:
+                continue
+            if (commit.offset, commit.metadata) == (offset, metadata):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _answered(self, number: int, event: CommitAnswered) -> None:
+        partition = self._assignment.get(number)
+        if partition is None:
+            return
+        if event.answer is not Answer.APPLIED:
+            self._metrics.commit_errors.labels(event.answer.value).inc()
+        sent_at = self._sent_at.pop(number, None)
+        if sent_at is not None:
+            self._metrics.commit_duration.observe(clock() - sent_at)
+        for command in partition.on(event, self._now()):
+            if isinstance(command, SendInsert):
+                self._send_insert(partition, command)  # does not wait for the fetch to return
+            else:
+                self._pending.append((partition, command))
+
+    # --- commands ------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: Commands) -> None:
+        for partition, command in commands:
+            if partition not in self._assignment:
+                continue
+            number = partition.source.partition
+            match command:
+                case SendCommit(offset, metadata):
+                    self._sent_at[number] = clock()
+                    self._log.commit(number, offset, metadata)
+                case SendInsert():
+                    self._send_insert(partition, command)
+                case Fetch(offset):
+                    self._log.read_from(number, offset)
+                case ReadCommit():
+                    self._answers.put((partition, self._read_commit(number)))
+                case ReadCoverage(offset, since_ms, whole):
+                    ask = partial(self._table.coverage, partition.source, offset, since_ms)
+                    self._ask(partition, partial(ask, whole=whole))
+                case ReadStamps(batch, epoch):
+                    self._ask(
+                        partition, partial(self._table.stamps, partition.source, batch, epoch)
+                    )
+                case Rejoin(why):
+                    self._rejoin_why = f"partition {number}: {why}"
+                case Report():
+                    self._report(partition, command)
+
+    def _read_commit(self, number: int) -> Event:
+        try:
+            return CommitRead(self._log.committed(number))
+        except LogError as error:
+            return ReadFailed(str(error))
+
+    def _ask(self, partition: Partition, read: Callable[[], Event]) -> None:
+        def job() -> None:
+            answer = _never_raising(read)
+            self._heard(not isinstance(answer, ReadFailed), getattr(answer, "why", ""))
+            self._answers.put((partition, answer))
+
+        self._readers.submit(job)
+
+    def _send_insert(self, partition: Partition, command: SendInsert) -> None:
+        def job() -> None:
+            began = clock()
+            try:
+                answer = self._table.insert(
+                    command.batch, command.token, command.deadline, command.first_attempt_ms
+                )
+            except Exception as error:  # the batch may have landed: it is checked like any failure
+                log.exception("an insert raised")
+                answer = InsertAnswered(Outcome.FAILED, f"{type(error).__name__}: {error}")
+            self._metrics.insert_duration.observe(clock() - began)
+            if answer.outcome is not Outcome.LANDED:
+                self._metrics.insert_errors.labels(answer.outcome.value).inc()
+            self._heard(
+                answer.outcome in (Outcome.LANDED, Outcome.REFUSED, Outcome.RESTARTED), answer.why
+            )
+            self._answers.put((partition, answer))
+
+        self._pool.submit(job)
+
+    # --- facts ---------------------------------------------------------------------------------
+
+    def _report(self, partition: Partition, report: Report) -> None:
+        number = partition.source.partition
+        batch = report.batch
+        match report.what:
+            case "inserted" | "replayed" if batch is not None:
+                self._metrics.batches.labels(report.what).inc()
+                self._metrics.insert_rows.inc(batch.rows)
+                self._metrics.batch_rows.observe(batch.rows)
+                if batch.oldest_append_ms:
+                    age = time.time() - batch.oldest_append_ms / 1000
+                    self._metrics.freshness.observe(max(0.0, age))
+                level = logging.INFO if report.what == "replayed" else logging.DEBUG
+                fact(
+                    log, level, f"batch {report.what}", partition=number, first=batch.first,
+                    end=batch.end, rows=batch.rows,
+                )  # fmt: skip
+            case "halted":
+                fact(log, logging.ERROR, "partition stopped", partition=number, why=report.why)
+            case "waiting":
+                fact(
+                    log, logging.WARNING, "waiting for older inserts to end",
+                    partition=number, why=report.why,
+                )  # fmt: skip
+            case "planned again":
+                self._metrics.planned_again.inc()
+                fact(log, logging.WARNING, "past the deadline: planning again", partition=number)
+            case "refused" if batch is not None:
+                fact(
+                    log, logging.ERROR, "ClickHouse refuses a batch for its content",
+                    partition=number, first=batch.first, end=batch.end, why=report.why,
+                )  # fmt: skip
+            case what:
+                fact(log, logging.DEBUG, f"insert {what}", partition=number, why=report.why)
+
+    def _heard(self, up: bool, why: str) -> None:
+        """From the pool's threads: ClickHouse answered, or did not. Logged once a change."""
+        self._metrics.clickhouse_up.set(up)
+        if self._clickhouse_up is not up:
+            self._clickhouse_up = up
+            if up:
+                fact(log, logging.INFO, "ClickHouse answers")
+            else:
+                fact(log, logging.WARNING, "ClickHouse is away: waiting", why=why)
+
+    def _read_so_far(self, number: int) -> tuple[int, int]:
+        partition = self._assignment.get(number)
+        return partition.read_so_far if partition is not None else (0, 0)
+
+    def _count(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        self._metrics.consumed_events.inc(max(0, after[0] - before[0]))
+        self._metrics.consumed_bytes.inc(max(0, after[1] - before[1]))
+
+    def _look_around(self, now: Now, fetched: frozenset[int]) -> None:
+        if now.seconds - self._lags_at < _LAG_SECONDS:
+            return
+        self._lags_at = now.seconds
+        metrics, assignment = self._metrics, self._assignment
+        metrics.assigned_partitions.set(len(assignment))
+        metrics.paused_partitions.set(len(assignment) - len(fetched))
+        metrics.waiting_partitions.set(assignment.in_phase(Phase.WAITING))
+        metrics.halted_partitions.set(assignment.in_phase(Phase.HALTED))
+        metrics.buffered_bytes.set(assignment.buffered_bytes)
+        lags: dict[int, tuple[int | None, float]] = {}
+        for partition in assignment:
+            number = partition.source.partition
+            landed_to = partition.landed_to
+            count = None if landed_to is None else self._log.lag(number, landed_to)
+            since = partition.oldest_append_ms / 1000
+            if not since and count != 0:
+                # Nothing is held, so its age is unknown: at least since we first saw it behind.
+                _, before = self._lags.get(number, (0, 0.0))
+                since = before or time.time()
+            lags[number] = (count, since)
+        self._lags = lags
+
+    def _lags_now(self) -> dict[int, tuple[int | None, float]]:
+        """By partition: records not yet inserted, and the age of the oldest in seconds."""
+        now = time.time()
+        return {
+            number: (count, max(0.0, now - since) if since else 0.0)
+            for number, (count, since) in self._lags.items()
+        }
+
+
+def _never_raising(read: Callable[[], Event]) -> Event:
+    try:
+        return read()
+    except Exception as error:  # an unforeseen answer must not leave a partition waiting for ever
+        log.exception("a read raised")
+        return ReadFailed(f"{type(error).__name__}: {error}")
