@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from .answers import Answer, Rejected
-from .http import Connection, Request
+from .http import ROUTE_OTHER, Connection, Head, Plan, Request
 from .metrics import PRODUCE_REASONS, Board, ProduceReason
 
 _READY: Final = 1.0
@@ -50,6 +50,7 @@ class Admin:
         self, board: Board, now: Callable[[], float], refresh: Callable[[], None] = lambda: None
     ) -> None:
         self.connections: set[Connection] = set()
+        self.heads: dict[bytes, Head] = {}
         self.now = now
         self._board = board
         self._refresh = refresh
@@ -57,17 +58,17 @@ class Admin:
     def closing(self) -> bool:
         return False
 
-    def body_cap(self, request: Request) -> int:
-        return 0
+    def plan(self, head: Head) -> Plan:
+        return Plan(ROUTE_OTHER, 0, self._serve)
 
     def answered(self, request: Request, answer: Answer) -> None:
         """Looking at the shim is not its traffic: nothing is counted."""
 
-    def complete(self, request: Request) -> None:
-        if request.method not in (b"GET", b"HEAD"):
+    def _serve(self, request: Request) -> None:
+        if request.head.method not in (b"GET", b"HEAD"):
             raise Rejected(405, "allowed are GET, HEAD", (("Allow", "GET, HEAD"),))
         self._refresh()
-        path = request.url.partition(b"?")[0]
+        path = request.head.url.partition(b"?")[0]
         if path == b"/metrics":
             request.answer(Answer(200, self._board.page(), _METRICS_TYPE))
         elif path == b"/livez":

@@ -1,22 +1,27 @@
 """HTTP/1.1 on the event loop's own protocol: bytes in, complete requests out, answers in order.
 
-    data_received -> httptools -> Request (head, then body) -> Application.complete(request)
-                                                                  ...some time later...
+    data_received -> httptools -> Head -> Application.plan(head) -> body -> plan.handle(request)
+                                                                     ...some time later...
     transport.write <- in the order of the requests <- request.answer(Answer)
+
+A sender's heads repeat, byte for byte: so what httptools and the application made of one is kept
+under its bytes, and the same bytes again need no parser. Only heads are kept that httptools has
+read whole, that end where the first empty line is, and whose body has a stated length.
 
 Requests may be pipelined: each is handled when it is complete, and its answer waits until those
 before it are written. A connection reads no further while too many are open, or while its peer does
 not read.
 
 What a peer may cost is bounded before it is known who it is: the head in bytes and headers, the
-body by the application's cap, a request in time. A refusal that leaves part of a body unread ends
-the connection, and lingers a moment so that the peer can read the refusal.
+body by the plan's cap, a request in time. A refusal that leaves part of a body unread ends the
+connection, and lingers a moment so that the peer can read the refusal.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import httptools
@@ -29,22 +34,50 @@ HEADERS: Final = 100
 IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 2.0
 OPEN_REQUESTS: Final = 64
+KEPT_HEADS: Final = 1024
+KEPT_HEAD_BYTES: Final = 2048
 ROUTE_OTHER: Final = 3
+
+
+class Plan:
+    """What the application makes of a head. `cap`: the largest body; `handle`: called with the
+    whole request, may raise Rejected; `keep`: whether the same head will mean the same again."""
+
+    __slots__ = ("cap", "handle", "keep", "route")
+
+    def __init__(
+        self, route: int, cap: int, handle: Callable[[Request], None], keep: bool = False
+    ) -> None:
+        self.route = route
+        self.cap = cap
+        self.handle = handle
+        self.keep = keep
+
+
+class Head:
+    """A request line and its headers, by lower-case name; the last of a name counts."""
+
+    __slots__ = ("close", "headers", "length", "method", "plan", "url")
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.url = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.close = False
+        self.length = 0  # of the body, as stated
+        self.plan = _NO_PLAN
 
 
 class Application(Protocol):
     """What a connection serves. `now` is a monotonic clock in seconds."""
 
     connections: set[Connection]
+    heads: dict[bytes, Head]
 
     def now(self) -> float: ...
 
-    def body_cap(self, request: Request) -> int:
-        """The largest body for this request, asked when its head is complete. May raise
-        Rejected."""
-
-    def complete(self, request: Request) -> None:
-        """A whole request: answer it now or later. May raise Rejected."""
+    def plan(self, head: Head) -> Plan:
+        """What to do with a request that has this head. May raise Rejected."""
 
     def answered(self, request: Request, answer: Answer) -> None:
         """An answer is written: count it."""
@@ -54,43 +87,22 @@ class Application(Protocol):
 
 
 class Request:
-    """One request. `headers` by lower-case name; the last of a name counts."""
+    """One request, whole."""
 
-    __slots__ = (
-        "_connection",
-        "_reply",
-        "body",
-        "cap",
-        "close",
-        "headers",
-        "method",
-        "route",
-        "size",
-        "started",
-        "url",
-    )
+    __slots__ = ("_connection", "body", "close", "head", "reply", "started")
 
-    def __init__(self, connection: Connection, started: float) -> None:
+    def __init__(self, connection: Connection, head: Head, started: float, body: bytes) -> None:
         self._connection = connection
-        self._reply: Answer | None = None
+        self.head = head
         self.started = started
-        self.method = b""
-        self.url = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.size = 0
-        self.cap = 0
-        self.close = False
-        self.route = ROUTE_OTHER
+        self.body = body
+        self.close = head.close
+        self.reply: Answer | None = None
 
     def answer(self, reply: Answer) -> None:
         """Answer this request, once. The peer may have gone away: then nothing happens."""
-        self._reply = reply
+        self.reply = reply
         self._connection.flush(self)
-
-    @property
-    def peer(self) -> str:
-        return self._connection.peer()
 
 
 class Connection(asyncio.Protocol):
@@ -100,16 +112,18 @@ class Connection(asyncio.Protocol):
         self._application = application
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._request: Request | None = None  # the one being read
+        self._reading: Head | None = None  # the head of the request that httptools reads
         self._open: deque[Request] = deque()  # complete and not yet written, in order
         self._head = 0  # bytes of the head being read; -1 within a body
         self._headers = 0
+        self._candidate: bytes | None = None  # a head that may be worth keeping
+        self._size = 0
         self._chunks: list[bytes] = []
         self._deaf = False  # nothing more is read from this peer
         self._eof = False  # the peer has ended its side
         self._linger = False  # part of a body stays unread
         self._paused = False
-        self._since = application.now()
+        self._since = application.now()  # the last sign of life, or a request's first byte
 
     # --- asyncio.Protocol
 
@@ -124,6 +138,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._reading is None and not self._head:
+            data = self._kept(data)
+            if not data:
+                return
         if self._head >= 0:
             self._head += len(data)
         try:
@@ -141,6 +159,31 @@ class Connection(asyncio.Protocol):
         if self._head > HEAD_BYTES + len(data):
             self._refuse(problem(431, f"the request's head is larger than {HEAD_BYTES} bytes"))
 
+    def _kept(self, data: bytes) -> bytes:
+        """Take the requests at the start of `data` whose heads are known; returns the rest."""
+        heads = self._application.heads
+        begin, size = 0, len(data)
+        while not self._deaf:
+            end = data.find(b"\r\n\r\n", begin) + 4
+            if end < 4:
+                self._candidate = None
+                break
+            raw = data[begin:end]
+            head = heads.get(raw)
+            if head is None:
+                self._candidate = raw
+                break
+            stop = end + head.length
+            if stop > size:
+                self._candidate = None
+                break
+            now = self._since = self._application.now()
+            self._took(Request(self, head, now, data[end:stop]))
+            begin = stop
+            if begin == size:
+                return b""
+        return data[begin:] if begin else data
+
     def eof_received(self) -> bool:
         """A peer that has ended its side may still wait for answers."""
         self._deaf = self._eof = True
@@ -156,19 +199,20 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._since = self._application.now()
-        self._request = Request(self, self._since)
+        self._reading = Head()
         self._head = 0
         self._headers = 0
+        self._size = 0
 
     def on_url(self, url: bytes) -> None:
-        request = cast("Request", self._request)
-        request.url = request.url + url if request.url else url
-        if len(request.url) > URL_BYTES:
+        head = cast("Head", self._reading)
+        head.url = head.url + url if head.url else url
+        if len(head.url) > URL_BYTES:
             raise Rejected(414, f"the URL is longer than {URL_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += len(name) + len(value)
-        headers = cast("Request", self._request).headers
+        headers = cast("Head", self._reading).headers
         headers[name.lower()] = value
         if self._headers > HEAD_BYTES or len(headers) > HEADERS:
             raise Rejected(
@@ -177,44 +221,51 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head = -1
-        request = cast("Request", self._request)
-        request.method = self._parser.get_method()
-        request.close = not self._parser.should_keep_alive()
-        if request.method == b"GET":
-            return
-        headers = request.headers
-        request.cap = self._application.body_cap(request)
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > request.cap:
-            raise _too_large(request.cap)
+        head = cast("Head", self._reading)
+        head.method = self._parser.get_method()
+        head.close = not self._parser.should_keep_alive()
+        headers = head.headers
+        head.length = int(headers.get(b"content-length", b"0"))
+        plan = head.plan = self._application.plan(head)
+        if head.length > plan.cap:
+            raise _too_large(plan.cap)
         if b"expect" in headers:
             if headers[b"expect"].lower() != b"100-continue":
                 raise Rejected(417, "only Expect: 100-continue is understood")
             if not self._open and self._transport is not None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None and plan.keep and _keepable(candidate, head):
+            heads = self._application.heads
+            if len(heads) >= KEPT_HEADS:
+                heads.clear()
+            heads[candidate] = head
 
     def on_body(self, body: bytes) -> None:
-        request = cast("Request", self._request)
-        request.size += len(body)
-        if request.size > request.cap:
-            raise _too_large(request.cap)
+        self._size += len(body)
+        cap = cast("Head", self._reading).plan.cap
+        if self._size > cap:
+            raise _too_large(cap)
         self._chunks.append(body)
 
     def on_message_complete(self) -> None:
-        request = cast("Request", self._request)
-        self._request = None
+        head = cast("Head", self._reading)
+        self._reading = None
         self._head = 0
-        chunks = self._chunks
+        body, chunks = b"", self._chunks
         if chunks:
-            request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             chunks.clear()
+        self._took(Request(self, head, self._since, body))
+
+    def _took(self, request: Request) -> None:
         self._open.append(request)
         if request.close:
             self._deaf = True
         if len(self._open) > OPEN_REQUESTS:
             self._pause()
         try:
-            self._application.complete(request)
+            request.head.plan.handle(request)
         except Rejected as rejected:
             request.answer(rejected.answer)
 
@@ -227,10 +278,10 @@ class Connection(asyncio.Protocol):
             return
         close = self._application.closing()
         out = []
-        while waiting and (reply := waiting[0]._reply) is not None:
+        while waiting and (reply := waiting[0].reply) is not None:
             request = waiting.popleft()
             close = close or request.close
-            out.append(reply.write(close, request.method != b"HEAD"))
+            out.append(reply.write(close, request.head.method != b"HEAD"))
             self._application.answered(request, reply)
             if close:
                 break
@@ -256,8 +307,8 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         self._deaf = self._linger = True
-        request = self._request or Request(self, self._since)
-        self._request = None
+        request = Request(self, self._reading or Head(), self._since, b"")
+        self._reading = None
         self._chunks.clear()
         request.close = True
         self._open.append(request)
@@ -270,9 +321,9 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         age = now - self._since
-        if self._request is not None and age > body_seconds:
+        if self._reading is not None and age > body_seconds:
             self._refuse(problem(408, f"the request was not complete within {body_seconds:g} s"))
-        elif self._request is None and not self._open and age > self._allowed(body_seconds):
+        elif self._reading is None and not self._open and age > self._allowed(body_seconds):
             self._transport.close()
 
     def _allowed(self, body_seconds: float) -> float:
@@ -282,16 +333,12 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """The server stops: an idle connection ends now, others after their answers."""
-        if self._transport is not None and self._request is None and not self._open:
+        if self._transport is not None and self._reading is None and not self._open:
             self._transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-    def peer(self) -> str:
-        address = self._transport and self._transport.get_extra_info("peername")
-        return str(address[0]) if address else ""
 
     def _pause(self) -> None:
         if self._transport is not None and not self._paused:
@@ -306,3 +353,24 @@ class Connection(asyncio.Protocol):
 
 def _too_large(cap: int) -> Rejected:
     return Rejected(413, f"the body is larger than {cap} bytes")
+
+
+def _keepable(raw: bytes, head: Head) -> bool:
+    """Whether these bytes are this head and nothing else, whoever sends them."""
+    headers = head.headers
+    return (
+        len(raw) <= KEPT_HEAD_BYTES
+        and not head.close
+        and raw[:1].isalpha()
+        and raw.count(b"\n") == raw.count(b"\r\n")
+        and b"content-length" in headers
+        and b"transfer-encoding" not in headers
+        and b"expect" not in headers
+    )
+
+
+def _unplanned(request: Request) -> None:
+    raise Rejected(400, "the request's head is not complete")
+
+
+_NO_PLAN: Final = Plan(ROUTE_OTHER, 0, _unplanned)

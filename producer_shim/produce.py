@@ -121,6 +121,12 @@ class Kafka:
             self._look.set()
             self._fail(pack, self._reason(error.args[0]))
 
+    def refuses(self) -> ProduceReason | None:
+        """Why posts cannot be taken now, or None."""
+        if self.state is None and self.backlog is not None and self.backlog.full():
+            return "backlog"
+        return self.state
+
     def waiting(self) -> bool:
         return bool(self._outstanding)
 

@@ -28,15 +28,18 @@ from .admin import Admin, state_cell
 from .config import Config
 from .http import Connection
 from .intake import Intake
-from .metrics import Board, ProduceReason
+from .metrics import Board
+from .pack import Packer
 from .produce import Kafka
 from .projects import ProjectsFile
+from .routes import Routes
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS: Final = 0.25
 _STOPPING_TICK_SECONDS: Final = 0.01
 _LOOK_TICKS: Final = 4
 _BACKLOG: Final = 4096
+_GC_OBJECTS: Final = 20_000  # requests die by reference count; cycles are rare
 
 
 def listening_socket(host: str, port: int, share: bool) -> socket.socket:
@@ -75,7 +78,11 @@ class Worker:
         self._admin_sock = admin_sock
         self._parent = parent
         self._kafka = Kafka(config, board, self._loop)
-        self._intake = Intake(config, board, self._loop, projects, self._kafka)
+        packer = Packer(
+            self._loop, self._kafka, config.lanes, config.pack_milliseconds, config.pack_bytes
+        )
+        self._intake = Intake(board, packer, self._kafka, config.lanes, config.queue_events)
+        self._routes = Routes(config, board, projects, self._intake)
         self._admin = Admin(board, time.monotonic, self._refresh)
         self._stop = asyncio.Event()
 
@@ -85,7 +92,7 @@ class Worker:
             self._loop.add_signal_handler(number, self._stop.set)
         self._kafka.start()
         server = await self._loop.create_server(
-            lambda: Connection(self._intake), sock=self._sock, backlog=_BACKLOG
+            lambda: Connection(self._routes), sock=self._sock, backlog=_BACKLOG
         )
         admin = None
         if self._admin_sock is not None:
@@ -96,6 +103,7 @@ class Worker:
         # What stands now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_GC_OBJECTS, 20, 20)
         try:
             await self._serve()
             server.close()
@@ -103,7 +111,7 @@ class Worker:
         finally:
             if admin is not None:
                 admin.close()
-            for connection in list(self._admin.connections | self._intake.connections):
+            for connection in list(self._admin.connections | self._routes.connections):
                 connection.abort()
             self._kafka.stop()
         fact(_log, logging.INFO, "stopped", unanswered_events=self._intake.queued)
@@ -122,7 +130,7 @@ class Worker:
             self._tick()
             if ticks % _LOOK_TICKS == 0:
                 if self._projects.look():
-                    self._intake.forget_targets()
+                    self._routes.forget()
                 if self._parent is not None and os.getppid() != self._parent:
                     _log.error("the supervisor is gone")
                     return
@@ -138,17 +146,17 @@ class Worker:
         self._intake.stopping = True
         self._intake.flush()
         while time.monotonic() < deadline:
-            for connection in list(self._intake.connections):
+            for connection in list(self._routes.connections):
                 connection.finish()
             self._tick()
-            if not self._intake.connections and not self._kafka.waiting():
+            if not self._routes.connections and not self._kafka.waiting():
                 return 0
             await asyncio.sleep(_STOPPING_TICK_SECONDS)
         return 1 if self._intake.queued else 0
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for connection in list(self._intake.connections | self._admin.connections):
+        for connection in list(self._routes.connections | self._admin.connections):
             connection.sweep(now, self._config.body_seconds)
         self._kafka.sweep()
         self._refresh()
@@ -156,14 +164,7 @@ class Worker:
     def _refresh(self) -> None:
         board, kafka = self._board, self._kafka
         board.put("produce_queue_events", self._intake.queued)
-        board.put(
-            "worker_state", state_cell("stopping" if self._intake.stopping else self._state())
-        )
+        state = "stopping" if self._intake.stopping else kafka.refuses()
+        board.put("worker_state", state_cell(state))
         if kafka.backlog is not None:
             board.put("produce_backlog_bytes", kafka.backlog.largest)
-
-    def _state(self) -> ProduceReason | None:
-        backlog = self._kafka.backlog
-        if self._kafka.state is None and backlog is not None and backlog.full():
-            return "backlog"
-        return self._kafka.state
