@@ -121,7 +121,7 @@ class Spool:
         self._file: Path | None = None
         if hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("penstock-body")
-            self.path = f"/proc/self/fd/{self.fd}"
+            self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
         else:
             self.fd, self.path = tempfile.mkstemp(dir=folder)
             self._file = Path(self.path)

@@ -147,11 +147,11 @@ class Engine:
             if call.settings:
                 before += f"SET {_assignments(call.settings)}; "
             text = call.statement
-        query = self._chdb.query
-        return _outcome(
-            query(before.encode() + text, call.format, path=self._path),
-            isinstance(call.statement, tuple),
-        )
+        # This engine writes down every SET in its folder (without the quotes) and runs it again
+        # at the next start, that is: before every statement.
+        (Path(self._path) / "set_statements").unlink(missing_ok=True)
+        result = self._chdb.query(before.encode() + text, call.format, path=self._path)
+        return _outcome(result, isinstance(call.statement, tuple))
 
     def close(self) -> None:
         if self._keeper is not None:
