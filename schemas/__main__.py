@@ -1,12 +1,13 @@
 """`penstock-schemas`: bring a ClickHouse database to the layout, and compare it with the layout.
 
-Exit codes: 0 done, 1 failed (or, for `check`, something differs), 2 wrong usage or settings. Results
-go to standard output; a trouble is one line on standard error.
+Exit codes: 0 done, 1 failed (or, for `check`, something differs), 2 wrong usage or settings.
+Results go to standard output; a trouble is one line on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from schemas import settings
 from schemas.apply import apply, pending, steps
+from schemas.check import differences
 from schemas.connection import Address, SchemaError, connect, explained, parse
 from schemas.layout import LAYOUTS
 
@@ -23,6 +25,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     flags = _parser().parse_args(arguments)
+    # what the client would log is in the error that it raises, and that is told in one line
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL + 1)
     try:
         values = settings.load("schemas", flags, environ)
         address = parse(values.text("CLICKHOUSE_URL"))
@@ -57,7 +61,12 @@ def _apply(address: Address, layout: str, cluster: str | None, dry_run: bool) ->
 
 
 def _check(address: Address, layout: str) -> int:
-    raise SchemaError("not there yet")
+    found = differences(connect(address), address.database, layout)
+    for difference in found:
+        print(f"{difference.what}\n    {difference.mend};")
+    if not found:
+        print(f"{address.database} is as the layout {layout} has it")
+    return FAILED if found else DONE
 
 
 def _complain(code: int, *problems: str) -> int:

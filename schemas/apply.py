@@ -6,8 +6,8 @@ Each file is one idempotent statement (`CREATE ... IF NOT EXISTS`). It is run, t
 - killed between the two: the next run does both again, and the first is a no-op;
 - two at once: both create, one of them as a no-op; both record, and the records are one row (the
   table replaces by layout and file);
-- a file that was changed after it was applied is refused before anything is run: the server still has
-  what the old text made, and no statement would be run for the new one. A change is a new file.
+- a file that was changed after it was applied is refused before anything is run: the server still
+  has what the old text made, and no statement would be run for the new one. A change is a new file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def apply(
 ) -> tuple[str, ...]:
     """Apply what is missing; returns the names of the files that were applied now.
 
-    Raises SchemaError for a file that was changed after it was applied, and the client's own errors.
+    Raises SchemaError for a file that was changed after it was applied, and the client's errors.
     """
     recorded = _recorded(client, database, layout)
     refuse_changed(read(layout), recorded)
@@ -96,7 +96,8 @@ def refuse_changed(migrations: Sequence[Migration], recorded: dict[str, str]) ->
 def _recorded(client: Client, database: str, layout: str) -> dict[str, str]:
     """Checksum by file, of what was applied before."""
     known = client.query(
-        "SELECT count() FROM system.tables WHERE database = {database:String} AND name = {name:String}",
+        "SELECT count() FROM system.tables "
+        "WHERE database = {database:String} AND name = {name:String}",
         parameters={"database": database, "name": MIGRATIONS},
     ).result_rows[0][0]
     if not known:
@@ -111,7 +112,7 @@ def _recorded(client: Client, database: str, layout: str) -> dict[str, str]:
 
 def _record(client: Client, database: str, layout: str, migration: Migration) -> None:
     client.command(
-        f"INSERT INTO {quoted(database)}.{MIGRATIONS} "  # noqa: S608 - the name is quoted
+        f"INSERT INTO {quoted(database)}.{MIGRATIONS} "
         "(layout, file, checksum, penstock, applied_at) SELECT {layout:String}, {file:String}, "
         "{checksum:String}, {penstock:String}, now64(3, 'UTC')",
         parameters={

@@ -6,12 +6,13 @@ of this package names it. It has no session: a statement that is cut off must no
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
 _DENIED = {192, 193, 194, 516}  # unknown user, wrong password, required password, authentication
 _NO_RIGHTS = 497
@@ -79,10 +80,11 @@ def connect(address: Address) -> Client:
 
 def explained(error: ClickHouseError, address: Address) -> SchemaError:
     """The one line for an error of the client."""
-    code = error.code if isinstance(error, DatabaseError) else None
+    code = error.code if isinstance(error, Error) else None
     if code in _DENIED:
         return SchemaError(
-            f"ClickHouse at {address.shown} refuses user {address.username!r}: wrong name or password"
+            f"ClickHouse at {address.shown} refuses user {address.username!r}: "
+            "wrong name or password"
         )
     if code == _NO_RIGHTS:
         return SchemaError(
@@ -90,8 +92,15 @@ def explained(error: ClickHouseError, address: Address) -> SchemaError:
             f"{_first_line(error)}"
         )
     if code is None:
-        return SchemaError(f"ClickHouse at {address.shown} cannot be reached: {_first_line(error)}")
+        return SchemaError(f"ClickHouse at {address.shown} cannot be reached: {_cause(error)}")
     return SchemaError(f"ClickHouse at {address.shown}: {_first_line(error)}")
+
+
+def _cause(error: ClickHouseError) -> str:
+    """What the operating system said, out of the several layers that wrapped it."""
+    text = _first_line(error)
+    found = re.search(r"\[Errno -?\d+\] ([^\"')]+)", text)
+    return found[1] if found else text
 
 
 def _first_line(error: ClickHouseError) -> str:

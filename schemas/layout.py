@@ -1,7 +1,7 @@
 """The layouts: folders of numbered SQL files, one statement a file, applied in that order.
 
-A file is plain SQL for one server, as a DBA would pipe it into clickhouse-client. Everything else is
-derived from its text by small replacements that a test can read:
+A file is plain SQL for one server, as a DBA would pipe it into clickhouse-client. Everything else
+is derived from its text by small replacements that a test can read:
 
 - **qualified**: every table of the layout gets its database's name, so that a statement means the
   same whatever the connection's own database is;
@@ -9,8 +9,8 @@ derived from its text by small replacements that a test can read:
   windows of replicated tables in place of the other. Their defaults would be 10 000 entries and one
   hour; they are set explicitly, since what may be replayed is decided from them.
 
-That works because the files keep to a form: `CREATE TABLE IF NOT EXISTS name`, `ENGINE = Name` at the
-start of a line, and tables of the layout named after CREATE, TO and FROM.
+That works because the files keep to a form: `CREATE TABLE IF NOT EXISTS name`, `ENGINE = Name` at
+the start of a line, and tables of the layout named after CREATE, TO and FROM.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Names of the hybrid layout's tables, and the facts about them that other packages count with.
 
-The SQL in `layouts/` is what the server gets; this module is what Python needs to know of it without
-reading SQL. Tests hold the two together.
+The SQL in `layouts/` is what the server gets; this module is what Python needs to know of it
+without reading SQL. Tests hold the two together.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ SESSIONS_DAILY = "sessions_daily"
 PAGES_DAILY = "pages_daily"
 MIGRATIONS = "schema_migrations"
 
-# Tables that a batch is written to, directly or by a view. On each of them a replayed token must find
-# its entry in the deduplication log, or the replay lands a second time there.
+# Tables that a batch is written to, directly or by a view. On each of them a replayed token must
+# find its entry in the deduplication log, or the replay lands a second time there.
 DEDUPLICATED = (EVENTS, BATCHES, SESSIONS, SESSIONS_DAILY, PAGES_DAILY)
 
 # Entries (one a block and ClickHouse partition) that each of those logs keeps, and for replicated
