@@ -12,15 +12,17 @@ Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed (one line on standard error
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -169,17 +171,34 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _open(folder: Path, database: str) -> Engine:
     quoted = "`" + database.replace("\\", "\\\\").replace("`", "\\`") + "`"
-    try:
-        engine = Engine(folder)
-        create = f"CREATE DATABASE IF NOT EXISTS {quoted} ENGINE = Atomic"
-        if database != "default":
-            engine.run(Call(create.encode(), "Null", "default", {}))
-    except ImportError as error:
-        raise Failed(f"chDB is not installed for {sys.executable}: {error}") from error
-    except (EngineError, RuntimeError, OSError) as error:
-        first = " ".join(str(error).split())[:500]
-        raise Failed(f"the engine cannot open {folder}: {first}") from error
+    with _standard_error_aside() as said:
+        try:
+            engine = Engine(folder)
+            create = f"CREATE DATABASE IF NOT EXISTS {quoted} ENGINE = Atomic"
+            if database != "default":
+                engine.run(Call(create.encode(), "Null", "default", {}))
+        except ImportError as error:
+            raise Failed(f"chDB is not installed for {sys.executable}: {error}") from error
+        except (EngineError, RuntimeError, OSError) as error:
+            said.seek(0)
+            line = " ".join(f"{said.read()} {error}".split())[:1000]
+            raise Failed(f"the engine cannot open {folder}: {line}") from error
     return engine
+
+
+@contextlib.contextmanager
+def _standard_error_aside() -> Iterator[TextIO]:
+    """What the engine prints goes to a file: the reason why it cannot open a folder is often
+    there alone, and is to come as one line with ours."""
+    with tempfile.TemporaryFile("w+", errors="replace") as aside:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield aside
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import itertools
 import json
 import selectors
 import socket
@@ -94,7 +93,6 @@ class Server:
         self._stopping = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
-        self.requests = itertools.count()
 
     # Start and stop
 
@@ -235,7 +233,7 @@ class Server:
             if request.path in ("/ping", "/replicas_status"):
                 return plain(200, "Ok.\n")
             if request.path == "/penstock":
-                text = json.dumps(self._about()) + "\n"
+                text = json.dumps({**self._about(), **self._load()}) + "\n"
                 return Answer(200, text.encode(), {"Content-Type": "application/json"})
             if request.path != "/":
                 return plain(404, f"There is no handle {request.path}\n")
@@ -245,6 +243,12 @@ class Server:
                 return query_answer(
                     self._engine, request.method, request.params, request.headers, body
                 )
+
+    def _load(self) -> dict[str, object]:
+        with self._lock:
+            connections = list(self._connections)
+        busy = sum(connection.idle_since is None for connection in connections)
+        return {"connections": len(connections), "open_requests": busy}
 
     def _send(self, to: socket.socket, answer: Answer, keep: bool, with_body: bool) -> None:
         try:
