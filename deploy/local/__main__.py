@@ -153,12 +153,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(".penstock"))
     for port in fields(Ports):
         flag = f"--{port.name.replace('_', '-')}-port"
-        parser.add_argument(flag, dest=port.name, type=int, default=port.default)
+        parser.add_argument(flag, dest=f"{port.name}_port", type=int, default=port.default)
     return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> int:
-    ports = Ports(**{port.name: getattr(options, port.name) for port in fields(Ports)})
+    ports = Ports(**{port.name: getattr(options, f"{port.name}_port") for port in fields(Ports)})
     data = options.data.absolute()
     stack = Stack.plan(data, ports, options.kafka, os.environ)
     os.chdir(repository())

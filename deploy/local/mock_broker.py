@@ -3,8 +3,9 @@
 The confluent-kafka wheel carries librdkafka, and that carries a mock cluster for its tests, which
 speaks the real protocol to any client: groups, idempotent producers and commit metadata work. It is
 **memory only**: what it holds is gone when it stops, and while it is up it keeps the newest 5 MB or
-so of each partition, which also bounds its memory. It has no topic ids, and a new cluster id at
-each start. Good for a trial and for quick tests, never for a claim of durability.
+so of each partition, which also bounds its memory. Topic ids and cluster id are new at each start,
+so nobody takes the new log for the old one. Good for a trial and for quick tests, never for a claim
+of durability.
 
 The cluster is made through ctypes on the wheel's library. It listens on a port of the system's
 choice, and clients need one that they can be told beforehand: so a socket of ours, bound to the
@@ -91,6 +92,8 @@ class MockBroker:
         library.rd_kafka_mock_broker_set_host_port(
             self._cluster, _BROKER_ID, HOST.encode(), self.port
         )
+        # Without a controller, clients that ask for one (describe_topics does) wait in vain.
+        library.rd_kafka_mock_set_controller_id(self._cluster, _BROKER_ID)
         library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 100)
 
     @property

@@ -1,7 +1,7 @@
 """The facts about Kafka that the exactly-once protocol stands on, asked of a broker itself.
 
 The commit's metadata is the ledger, so its tests run on the in-memory broker of the trial stack as
-well as on a real Apache Kafka. What follows about topics' ids only a real one knows.
+well as on a real Apache Kafka.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
-    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
+from deploy.local.mock_broker import mock_broker
 from deploy.local.waiting import wait_until
 from tests.fixtures.kafka import Kafka
 
@@ -234,11 +233,13 @@ class TestApacheKafka:
         assert producer.flush(15) == 0
 
 
-def test_the_in_memory_broker_has_no_topic_ids(mock_kafka: Broker) -> None:
-    """Why a topic there is known by cluster id and name: the id of the cluster is new each time."""
-    admin = AdminClient({"bootstrap.servers": mock_kafka.bootstrap_servers, "log_level": 0})
-    topic = mock_kafka.create_topic(partitions=3)
-    assert len(admin.list_topics(timeout=15).topics[topic].partitions) == 3
-    described = admin.describe_topics(TopicCollection([topic]), request_timeout=2)
-    with pytest.raises(KafkaException):
-        described[topic].result(15)
+def test_two_in_memory_brokers_give_the_same_topic_different_ids() -> None:
+    """So what the first one's offsets meant is never read into the second one's log."""
+    ids = set()
+    for _ in range(2):
+        with mock_broker(0, {"events": 3}) as broker:
+            kafka = Kafka(broker.address)
+            assert len(kafka.admin().list_topics(timeout=15).topics["events"].partitions) == 3
+            assert kafka.topic_id("events") == kafka.topic_id("events")
+            ids.add(kafka.topic_id("events"))
+    assert len(ids) == 2

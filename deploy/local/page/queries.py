@@ -28,12 +28,12 @@ SELECT
     max(age) / 1000 AS most_seconds
 FROM
 (
-    SELECT dateDiff('millisecond', e.received_at, b.landed_at) AS age
+    SELECT dateDiff('millisecond', e.received_at, b.landed) AS age
     FROM (SELECT received_at, _topic_id, _partition, _first, _epoch FROM events
           WHERE received_at > now64(3) - INTERVAL 120 SECOND) AS e
     INNER JOIN
     (
-        SELECT topic_id, partition, first, epoch, max(landed_at) AS landed_at
+        SELECT topic_id, partition, first, epoch, max(landed_at) AS landed
         FROM batches WHERE landed_at > now64(3) - INTERVAL 60 SECOND
         GROUP BY topic_id, partition, first, epoch
     ) AS b
@@ -45,19 +45,16 @@ FROM
 SESSIONS = """
 SELECT
     session_id,
-    toUnixTimestamp64Milli(min(started_at)) AS started_at,
-    toUnixTimestamp64Milli(max(ended_at)) AS ended_at,
+    toUnixTimestamp64Milli(max(s.ended_at)) AS ended,
     length(maxMap(counted)) AS events,
     arraySum(value -> value % 2, mapValues(maxMap(counted))) AS page_views,
     arraySum(value -> intDiv(value, 2), mapValues(maxMap(counted))) AS engaged_seconds,
-    argMinMerge(entry_path) AS entry_path,
-    argMaxMerge(exit_path) AS exit_path,
-    splitByChar('\\x1f', argMinMerge(visitor)) AS visitor,
-    visitor[3] AS device, visitor[4] AS browser, visitor[1] AS country
-FROM sessions
+    argMinMerge(s.entry_path) AS entry,
+    argMaxMerge(s.exit_path) AS exit
+FROM sessions AS s
 WHERE date >= today() - 1
 GROUP BY project_id, session_id
-ORDER BY max(ended_at) DESC
+ORDER BY ended DESC
 LIMIT 12
 """
 

@@ -75,12 +75,12 @@
   function showSessions(sessions, now) {
     const mine = at("site").contentWindow?.penstockSession;
     fill("sessions", sessions.map((session) => {
-      const paths = session.entry_path === session.exit_path
-        ? session.entry_path : `${session.entry_path} → ${session.exit_path}`;
+      const paths = session.entry === session.exit
+        ? session.entry : `${session.entry} → ${session.exit}`;
       const made = row([
         [session.session_id.slice(0, 8), "mono"], [paths], [whole.format(session.page_views), "n"],
         [whole.format(session.events), "n"], [duration(session.engaged_seconds), "n"],
-        [duration(Math.max(0, now - session.ended_at) / 1000) + " ago", "n"],
+        [duration(Math.max(0, now - session.ended) / 1000) + " ago", "n"],
       ]);
       if (session.session_id === mine) { made.className = "mine"; made.cells[0].textContent = "you"; }
       return made;
