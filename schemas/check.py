@@ -135,10 +135,14 @@ def _table_differences(
         ):
             yield Difference(difference.what, replaced)
         return
-    for clause, word in _CLAUSES.items():
-        if expected.key(clause) != live.key(clause):
-            what = f"{full} has the {word} ({live.key(clause)}), not ({expected.key(clause)})"
-            yield Difference(what, anew)
+    keys = [
+        f"the {word} ({live.key(clause)}), not ({expected.key(clause)})"
+        for clause, word in _CLAUSES.items()
+        if expected.key(clause) != live.key(clause)
+    ]
+    if keys:
+        yield Difference(f"{full} has {'; '.join(keys)}", anew)
+        return
     yield from _column_differences(full, expected, live)
     yield from _rules(full, expected, live)
     if migration.creates in DEDUPLICATED:

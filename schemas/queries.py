@@ -1,7 +1,7 @@
 """Named queries: plain SQL files in `queries/`, each beginning with `-- name:` and its parameters.
 
-They name the layout's tables without a database, and are run on a connection that has one. Parameters
-are the server's own (`{project_id:String}`), so nothing is ever put into the text.
+They name the layout's tables without a database, and are run on a connection that has one.
+Parameters are the server's own (`{project_id:String}`), so nothing is ever put into the text.
 """
 
 from __future__ import annotations
