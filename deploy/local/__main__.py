@@ -28,6 +28,7 @@ from deploy.local.trouble import Trouble
 from schemas import settings
 
 _DRAIN_SECONDS = 10
+_NOTICE_SECONDS = 0.7
 _KEPT_NOTICES = 20
 
 
@@ -65,8 +66,12 @@ class Run:
     def stop(self) -> None:
         asked = self.signals
         self.supervisor.stop(3)
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while self._backlog() and time.monotonic() < deadline and self.signals <= asked:
+        now = time.monotonic()
+        # The consumer has to see the shim's last records before its lag can tell of them.
+        quiet_until = now + (_NOTICE_SECONDS if self.stack.kafka == "embedded" else 0)
+        while time.monotonic() < now + _DRAIN_SECONDS and self.signals <= asked:
+            if not self._backlog() and time.monotonic() >= quiet_until:
+                break
             time.sleep(0.1)
         if self.signals > asked:
             self.supervisor.kill()
@@ -81,8 +86,9 @@ class Run:
     def _ended(self, part: Part, code: int) -> None:
         text = f"{part.name} {how_it_ended(code)} and was started again"
         if part.name == "kafka" and self.stack.kafka == "embedded":
-            text += "; what it held in memory and ClickHouse had not yet is gone"
-            say(text)
+            loss = "what it held in memory and ClickHouse had not yet is gone"
+            say(loss)
+            text += f"; {loss}"
         self._notices.append({"at": int(time.time() * 1000), "text": text})
         del self._notices[:-_KEPT_NOTICES]
 

@@ -115,6 +115,11 @@ class Stack:
             "PENSTOCK_BATCH_AGE_SECONDS": "1",
             "PENSTOCK_SESSION_TIMEOUT_SECONDS": "6",
             "PENSTOCK_STOP_SECONDS": "10",
+            # Their sum is how long a consumer waits that finds a log it does not know, as after
+            # each restart of the in-memory broker. Batches are small here.
+            "PENSTOCK_COMMIT_TIMEOUT_SECONDS": "5",
+            "PENSTOCK_INSERT_DEADLINE_SECONDS": "5",
+            "PENSTOCK_INSERT_MAX_SECONDS": "10",
         }
         fixed = {
             "PYTHONUNBUFFERED": "1",

@@ -69,6 +69,7 @@
       details.textContent = `${whole.format(ledger.batches)} batches, ${whole.format(ledger.rows)} rows: `
         + "each row of the table carries the range of the log it came from";
     }
+    at("batches").textContent = `in ${whole.format(ledger.batches)} batches`;
     list.replaceChildren(...ledger.faults.map((fault) => element("li", fault)));
   }
 
@@ -144,7 +145,6 @@
     if (figures.stack) showStack(figures.stack);
     if (figures.totals) {
       at("events").textContent = short(figures.totals.events);
-      at("batches").textContent = `in ${whole.format(figures.totals.batches)} batches`;
     }
     if (figures.freshness?.events) {
       at("fresh").textContent = `${figures.freshness.median_seconds.toFixed(1)} s`;
