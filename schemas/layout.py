@@ -44,7 +44,8 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        """Of the statement alone: comments and spaces may be changed at any time."""
+        return hashlib.sha256(" ".join(_plain(self.sql).split()).encode()).hexdigest()
 
     @property
     def creates(self) -> str:
@@ -80,12 +81,15 @@ def literal(text: str) -> str:
 
 def qualified(sql: str, database: str) -> str:
     """Name the database of every table. Comments are dropped: they may hold the same words."""
-    plain = "\n".join(
-        line for line in (_uncommented(line) for line in sql.splitlines()) if line.strip()
-    )
     return _NAMED.sub(
-        lambda m: f"{m['word']}{m['space']}{quoted(database)}.{m['name']}", plain
-    ).rstrip(";\n ")
+        lambda m: f"{m['word']}{m['space']}{quoted(database)}.{m['name']}", _plain(sql)
+    )
+
+
+def _plain(sql: str) -> str:
+    """Without comments, empty lines and the semicolon."""
+    lines = (_uncommented(line) for line in sql.splitlines())
+    return "\n".join(line for line in lines if line).rstrip(";\n ")
 
 
 def _uncommented(line: str) -> str:

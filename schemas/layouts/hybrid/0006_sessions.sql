@@ -20,9 +20,9 @@ CREATE TABLE IF NOT EXISTS sessions
     -- of the first and of the last page view by created_at
     entry_path AggregateFunction(argMin, String, UInt64),
     exit_path  AggregateFunction(argMax, String, UInt64),
-    -- of the first event by created_at that has a referrer or a utm_source, else of the first:
-    -- referrer, referrer_name, referrer_kind, utm_source, utm_medium, utm_campaign, utm_term,
-    -- utm_content, click_id_kind
+    -- of the first event by created_at (of several in that millisecond, one that has a referrer or
+    -- utm_source): referrer, referrer_name, referrer_kind, utm_source, utm_medium, utm_campaign,
+    -- utm_term, utm_content, click_id_kind
     origin     AggregateFunction(argMin, String, UInt64),
     -- of the event received first:
     -- country, city, device, browser, browser_version, os, os_version, is_bot

@@ -111,3 +111,9 @@ def test_an_unknown_layout() -> None:
     assert LAYOUTS == ("hybrid",)
     with pytest.raises(ValueError, match="no layout 'other'"):
         read("other")
+
+
+def test_a_checksum_is_of_the_statement_alone() -> None:
+    same = ("SELECT 1\n  AS n;\n", "-- why\nSELECT 1 AS n  -- one\n", "SELECT 1 AS n")
+    assert len({Migration("1.sql", sql).checksum for sql in same}) == 1
+    assert Migration("1.sql", "SELECT 2 AS n").checksum != Migration("1.sql", same[0]).checksum
