@@ -1,10 +1,12 @@
-"""What the page asks ClickHouse, in its words. Each answer is a list of objects.
-
-Sessions are always read grouped, since `sessions` holds partial states. The ledger is read distinct
-by (first, end, ClickHouse partition): a view may write a row of it again after a doubt.
-"""
+"""What the page asks ClickHouse."""
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from schemas.queries import load
+
+PROJECT = "demo"
 
 # Events of each of the last 60 seconds, by the server's clock, and how long ago that second was.
 RATE = """
@@ -38,61 +40,26 @@ FROM
 )
 """
 
-SESSIONS = """
-SELECT
-    session_id,
-    toUnixTimestamp64Milli(max(s.ended_at)) AS ended,
-    length(maxMap(counted)) AS events,
-    arraySum(value -> value % 2, mapValues(maxMap(counted))) AS page_views,
-    arraySum(value -> intDiv(value, 2), mapValues(maxMap(counted))) AS engaged_seconds,
-    argMinMerge(s.entry_path) AS entry,
-    argMaxMerge(s.exit_path) AS exit
-FROM sessions AS s
-WHERE date >= today() - 1
-GROUP BY project_id, session_id
-ORDER BY ended DESC
-LIMIT 12
-"""
+# The rest are the project's named queries, as anybody else would ask them.
+SESSIONS = load("session_list")
+PAGES = load("pages")
+LEDGER = load("ledger_verdict")
 
-PAGES = """
-SELECT
-    path,
-    sum(views) AS views,
-    sum(time_spent) AS seconds,
-    if(uniqMerge(timed_sessions) = 0, 0, sum(time_spent) / uniqMerge(timed_sessions)) AS average
-FROM pages_daily
-WHERE date >= today() - 1
-GROUP BY path
-ORDER BY seconds DESC, views DESC
-LIMIT 12
-"""
 
-# One row a topic and partition: where its ranges do not join, and whose rows do not add up.
-LEDGER = """
-WITH ranges AS
-(
-    SELECT topic_id, partition, first, end, max(epoch) AS last_epoch,
-           any(expected_rows) AS expected, sum(rows) AS landed
-    FROM
-    (
-        SELECT topic_id, partition, first, end, epoch, clickhouse_partition,
-               any(expected_rows) AS expected_rows, any(rows) AS rows
-        FROM batches
-        GROUP BY topic_id, partition, first, end, epoch, clickhouse_partition
-    )
-    GROUP BY topic_id, partition, first, end
-)
-SELECT
-    topic_id, partition,
-    count() AS batches, min(first) AS log_start, max(end) AS log_end,
-    sum(landed) AS rows,
-    arraySort(groupArray((first, end))) AS sorted,
-    length(sorted) AS n,
-    arrayCount(i -> sorted[i].1 > sorted[i - 1].2, range(2, n + 1)) AS gaps,
-    arrayCount(i -> sorted[i].1 < sorted[i - 1].2, range(2, n + 1)) AS overlaps,
-    countIf(landed > expected) AS doubles,
-    countIf(landed < expected) AS short
-FROM ranges
-GROUP BY topic_id, partition
-ORDER BY topic_id, partition
-"""
+def parameters(now: datetime) -> dict[str, dict[str, str]]:
+    """What the named queries are asked for: the demo's last two days."""
+    yesterday, tomorrow = now - timedelta(days=1), now + timedelta(days=1)
+    return {
+        SESSIONS: {
+            "project_id": PROJECT,
+            "start": f"{yesterday:%Y-%m-%d %H:%M:%S}",
+            "end": f"{tomorrow:%Y-%m-%d %H:%M:%S}",
+            "limit": "12",
+        },
+        PAGES: {
+            "project_id": PROJECT,
+            "start": f"{yesterday:%Y-%m-%d}",
+            "end": f"{tomorrow:%Y-%m-%d}",
+            "limit": "12",
+        },
+    }

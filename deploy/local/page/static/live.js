@@ -76,12 +76,12 @@
   function showSessions(sessions, now) {
     const mine = at("site").contentWindow?.penstockSession;
     fill("sessions", sessions.map((session) => {
-      const paths = session.entry === session.exit
-        ? session.entry : `${session.entry} → ${session.exit}`;
+      const paths = session.entry_path === session.exit_path
+        ? session.entry_path : `${session.entry_path} → ${session.exit_path}`;
       const made = row([
         [session.session_id.slice(0, 8), "mono"], [paths], [whole.format(session.page_views), "n"],
         [whole.format(session.events), "n"], [duration(session.engaged_seconds), "n"],
-        [duration(Math.max(0, now - session.ended) / 1000) + " ago", "n"],
+        [duration(Math.max(0, now - Date.parse(session.ended_at)) / 1000) + " ago", "n"],
       ]);
       if (session.session_id === mine) { made.className = "mine"; made.cells[0].textContent = "you"; }
       return made;
@@ -89,14 +89,14 @@
   }
 
   function showPages(pages) {
-    const most = Math.max(0.001, ...pages.map((page) => page.average));
+    const most = Math.max(0.001, ...pages.map((page) => page.time_per_session));
     fill("pages", pages.map((page) => {
       const made = row([
         [page.path, "share"], [whole.format(page.views), "n"],
-        [page.average ? duration(page.average) : "–", "n"],
+        [page.time_per_session ? duration(page.time_per_session) : "–", "n"],
       ]);
       made.cells[0].style.backgroundImage = "linear-gradient(var(--accent-soft), var(--accent-soft))";
-      made.cells[0].style.backgroundSize = `${page.average / most * 100}% 100%`;
+      made.cells[0].style.backgroundSize = `${page.time_per_session / most * 100}% 100%`;
       return made;
     }), 3);
   }
