@@ -147,9 +147,10 @@ class Engine:
             if call.settings:
                 before += f"SET {_assignments(call.settings)}; "
             text = call.statement
-        # This engine writes down every SET in its folder (without the quotes) and runs it again
-        # at the next start, that is: before every statement.
-        (Path(self._path) / "set_statements").unlink(missing_ok=True)
+        # This engine writes down every SET (without its quotes) and USE in its folder and runs
+        # them again at the next start, that is: before every statement.
+        for kept in ("set_statements", "default_database"):
+            (Path(self._path) / kept).unlink(missing_ok=True)
         result = self._chdb.query(before.encode() + text, call.format, path=self._path)
         return _outcome(result, isinstance(call.statement, tuple))
 
