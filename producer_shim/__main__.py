@@ -18,6 +18,7 @@ from schemas import logs, settings
 
 from .config import Config, from_values
 from .metrics import Board
+from .produce import problems as kafka_problems
 from .projects import ProjectsError, ProjectsFile
 from .server import Worker, listening_socket
 from .workers import Supervisor
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     logs.configure("shim", values.text("LOG_LEVEL"), values.text("LOG_FORMAT"))
     if arguments.worker:
         return _worker(config, arguments.worker)
-    problems = _projects_problems(config)
+    problems = [*_projects_problems(config), *kafka_problems(config)]
     if problems:
         return _complain(problems)
     if config.workers > 1:

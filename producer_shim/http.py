@@ -20,6 +20,7 @@ connection, and lingers a moment so that the peer can read the refusal.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -27,6 +28,8 @@ from typing import Final, Protocol, cast
 import httptools
 
 from .answers import Answer, Rejected, problem
+
+_log = logging.getLogger(__name__)
 
 HEAD_BYTES: Final = 16 * 1024
 URL_BYTES: Final = 8 * 1024
@@ -115,9 +118,10 @@ class Connection(asyncio.Protocol):
         self._reading: Head | None = None  # the head of the request that httptools reads
         self._open: deque[Request] = deque()  # complete and not yet written, in order
         self._head = 0  # bytes of the head being read; -1 within a body
-        self._headers = 0
+        self._ended = False  # whether a request ended in the data at hand
+        self._headers = 0  # how many
         self._candidate: bytes | None = None  # a head that may be worth keeping
-        self._size = 0
+        self._size = 0  # of the headers, then of the body
         self._chunks: list[bytes] = []
         self._deaf = False  # nothing more is read from this peer
         self._eof = False  # the peer has ended its side
@@ -138,26 +142,29 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._reading is None and not self._head:
+        if self._reading is None:
             data = self._kept(data)
             if not data:
                 return
-        if self._head >= 0:
-            self._head += len(data)
+        self._ended = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(problem(400, "this server speaks HTTP/1.1 only"))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            if not isinstance(cause, Rejected):
-                raise
-            self._refuse(cause.answer)
+            if isinstance(cause, Rejected):
+                self._refuse(cause.answer)
+            else:
+                _log.error("a request could not be read", exc_info=cause)
+                self._refuse(problem(500, "the shim failed on this request; its log says why"))
         except httptools.HttpParserError as error:
             if not self._deaf:  # bytes after a request that asked to close are no request
                 self._refuse(problem(400, f"not HTTP/1.1: {error}"))
-        if self._head > HEAD_BYTES + len(data):
-            self._refuse(problem(431, f"the request's head is larger than {HEAD_BYTES} bytes"))
+        if self._reading is not None and self._head >= 0 and not self._ended:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self._refuse(problem(431, f"the request's head is larger than {HEAD_BYTES} bytes"))
 
     def _kept(self, data: bytes) -> bytes:
         """Take the requests at the start of `data` whose heads are known; returns the rest."""
@@ -211,16 +218,17 @@ class Connection(asyncio.Protocol):
             raise Rejected(414, f"the URL is longer than {URL_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers += len(name) + len(value)
-        headers = cast("Head", self._reading).headers
-        headers[name.lower()] = value
-        if self._headers > HEAD_BYTES or len(headers) > HEADERS:
+        self._headers += 1
+        self._size += len(name) + len(value)
+        cast("Head", self._reading).headers[name.lower()] = value
+        if self._headers > HEADERS or self._size > HEAD_BYTES:
             raise Rejected(
                 431, f"the headers are more than {HEADERS} or larger than {HEAD_BYTES} bytes"
             )
 
     def on_headers_complete(self) -> None:
         self._head = -1
+        self._size = 0
         head = cast("Head", self._reading)
         head.method = self._parser.get_method()
         head.close = not self._parser.should_keep_alive()
@@ -252,6 +260,7 @@ class Connection(asyncio.Protocol):
         head = cast("Head", self._reading)
         self._reading = None
         self._head = 0
+        self._ended = True
         body, chunks = b"", self._chunks
         if chunks:
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -268,6 +277,10 @@ class Connection(asyncio.Protocol):
             request.head.plan.handle(request)
         except Rejected as rejected:
             request.answer(rejected.answer)
+        except Exception:
+            _log.exception("a request could not be handled")
+            request.close = True
+            request.answer(problem(500, "the shim failed on this request; its log says why"))
 
     # --- answers
 
@@ -323,13 +336,11 @@ class Connection(asyncio.Protocol):
         age = now - self._since
         if self._reading is not None and age > body_seconds:
             self._refuse(problem(408, f"the request was not complete within {body_seconds:g} s"))
-        elif self._reading is None and not self._open and age > self._allowed(body_seconds):
+        elif self._reading is None and not self._open and age > self._allowed():
             self._transport.close()
 
-    def _allowed(self, body_seconds: float) -> float:
-        if self._deaf:
-            return LINGER_SECONDS
-        return body_seconds if self._head > 0 else IDLE_SECONDS
+    def _allowed(self) -> float:
+        return LINGER_SECONDS if self._deaf else IDLE_SECONDS
 
     def finish(self) -> None:
         """The server stops: an idle connection ends now, others after their answers."""

@@ -62,6 +62,15 @@ def properties(config: Config) -> dict[str, Any]:
     }
 
 
+def problems(config: Config) -> list[str]:
+    """What librdkafka says against the properties that were passed through."""
+    try:
+        Producer(properties(config), logger=_librdkafka_log)
+    except KafkaException as error:
+        return [f"PENSTOCK_KAFKA__*: {error.args[0].str()}"]
+    return []
+
+
 class Kafka:
     """The producer, and what is known about its topic."""
 

@@ -234,12 +234,12 @@ def property_text(value: str | bool | int | float) -> str:
 
 
 def _rounded(value: Decimal) -> Decimal:
-    if not value.is_finite() or abs(value) >= VALUE_LIMIT:
-        raise Refused("out_of_range", "value", "value must be a decimal between -10^14 and 10^14")
-    rounded = value.quantize(_VALUE_STEP)
-    if abs(rounded) >= VALUE_LIMIT:
-        raise Refused("out_of_range", "value", "value must be a decimal between -10^14 and 10^14")
-    return rounded
+    # Compared, never computed with, until it is known to be small: 1e999999999 is a Decimal too.
+    if value.is_finite() and -VALUE_LIMIT < value < VALUE_LIMIT:
+        rounded = value.quantize(_VALUE_STEP)
+        if -VALUE_LIMIT < rounded < VALUE_LIMIT:
+            return rounded
+    raise Refused("out_of_range", "value", "value must be a decimal between -10^14 and 10^14")
 
 
 def _refuse_nul(event: Event) -> None:

@@ -1,1 +1,1 @@
-// placeholder
+// screen_view placeholder
