@@ -6,9 +6,11 @@ go in it. One regular expression cuts the text into tokens (strings, quoted name
 one token each, so nothing inside them is mistaken for a keyword), and only tokens outside all
 parentheses count.
 
-An INSERT that carries data is rewritten, because inline data after the statement costs the engine
-2.5 times the CPU of a file (4.3 against 1.8 us a row at 415 bytes; the embedded client path copies
-it), while `FROM INFILE` reads exactly one stable block with the block-cutting settings pinned.
+An INSERT that carries data is rewritten to read a file. Measured on 26.9, 415-byte NDJSON rows,
+50 000 an insert, Null landing -> view -> table in two ClickHouse partitions, merges stopped, CPU
+of the whole process a row: inline data 4.3 us, `FROM INFILE` of a memory file 1.8, of a disk file
+1.7 (plus its disk), chDB's `send_insert` 1.7 (26.x only). All gave one block for 50 000 and for
+200 000 rows. Reading the body over HTTP adds at most 0.4 us a row on a busy machine.
 """
 
 from __future__ import annotations
