@@ -18,7 +18,7 @@ Facts this adapter stands on:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -180,7 +180,7 @@ class KafkaLog:
             records = self._records(list(run))
             if records is None:
                 continue
-            size += sum(len(value) for value in records.values if value is not None)
+            size += _size(records.values)
             before = fetched.get(partition)
             fetched[partition] = records if before is None else _joined(before, records)
             self._owned[partition] = records.position
@@ -338,6 +338,13 @@ class KafkaLog:
 _partition: Callable[[Any], int] = Message.partition  # type: ignore[assignment]
 _error: Callable[[Any], KafkaError | None] = Message.error
 _value: Callable[[Any], bytes | None] = Message.value
+
+
+def _size(values: Sequence[bytes | None]) -> int:
+    try:
+        return sum(map(len, values))  # type: ignore[arg-type]
+    except TypeError:  # a tombstone among them
+        return sum(len(value) for value in values if value is not None)
 
 
 def _joined(a: Records, b: Records) -> Records:
