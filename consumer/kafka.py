@@ -57,6 +57,14 @@ _TRY_AGAIN = frozenset(
         KafkaError.NOT_COORDINATOR,
     }
 )
+# Refused for certain, because this member is not one any more.
+_FENCED = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+    }
+)
 # The member goes on: librdkafka keeps trying, and says so by itself.
 _PASSING = frozenset(
     {
@@ -357,4 +365,6 @@ def _answer(error: KafkaError | None) -> tuple[Answer, str]:
     if error is None:
         return Answer.APPLIED, ""
     why = f"commit: {error.str()}"
+    if error.code() in _FENCED:
+        return Answer.FENCED, why
     return (Answer.TRY_AGAIN if error.code() in _TRY_AGAIN else Answer.LOST), why

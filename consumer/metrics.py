@@ -25,7 +25,7 @@ _FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
 _ROWS = (1, 10, 100, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000)
 
 INSERT_ERRORS = ("unsent", "failed", "refused", "restarted")
-COMMIT_ERRORS = ("try again", "lost")
+COMMIT_ERRORS = ("try again", "fenced", "lost")
 BATCHES = ("inserted", "replayed")
 REBALANCES = ("assigned", "revoked", "lost", "rejoined")
 DEAD_LETTERS = ("refused",)

@@ -5,7 +5,7 @@ One batch and one commit are in flight. A batch `[first, end)` goes through
     close      by rows, bytes or age
     prepare    commit(first, intent), answered          PREPARING
     insert     one block under the batch's token        INSERTING    (BACKING_OFF between attempts)
-    check      after any unclean attempt: the stamps    CHECKING
+    check      after an unclean attempt or a replay     CHECKING
     commit     commit(end, open), or with the next      COMMITTING   (or PREPARING of the next)
                batch's intent: one commit for both
 
@@ -23,7 +23,8 @@ The rules that keep it exact, each where it is enforced:
   send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
 - a replay keeps its range, its digest and its original time (`_launch`);
 - a commit whose outcome is unknown means leaving the group (`Rejoin`), never a guess;
-- an attempt that was not cleanly answered is believed only when the stamps agree (`_check`).
+- after an attempt that was not cleanly answered, and a replay is one, an answer is believed only
+  when the stamps agree (`_check`).
 
 Rows read while a batch is in flight fill the next one. On revocation the owner drops this object:
 whatever it had read is read again by the next owner. Only an unanswered commit (`outstanding`) must
@@ -92,8 +93,9 @@ class CoverageRead:
 
 class Answer(Enum):
     APPLIED = "applied"
-    TRY_AGAIN = "try again"  # refused, certainly not applied, worth another try
-    LOST = "lost"  # fenced, or nobody knows
+    TRY_AGAIN = "try again"  # refused, or applied just now: never later; worth another try
+    FENCED = "fenced"  # refused, certainly not applied: we are not a member any more
+    LOST = "lost"  # nobody knows: it may still be applied, as long as we are a member
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class SendCommit:
 @dataclass(frozen=True, slots=True)
 class SendInsert:
     """`deadline`: on the clock of `Now.seconds`, to be looked at right before the send.
-    `first_attempt_ms`: when the batch was first sent, None on its first attempt."""
+    `first_attempt_ms`: no attempt was made before it, None on the batch's first attempt."""
 
     batch: Batch
     token: str
@@ -331,7 +333,9 @@ class Partition:
         """An answer. One that no step waits for any more is dropped."""
         if self.phase in (Phase.HALTED, Phase.LEAVING):
             if isinstance(event, CommitAnswered):
-                self._settle(event)
+                sent = self._settle(event)
+                if sent is not None and not sent.answered:
+                    return self._rejoin(event.why)
             return []
         match event:
             case CommitRead(commit) if self.phase is Phase.PLANNING:
@@ -502,7 +506,11 @@ class Partition:
             topic_id=self.source.topic_id,
             time_ms=now.ms if replay is None else replay.time_ms,
         )
-        self._flight = _Flight(batch, intent, replayed=replay is not None)
+        self._flight = _Flight(batch, intent)
+        if replay is not None:
+            # It was tried before, by whoever announced it: an "ok" is not believed by itself.
+            self._flight.replayed = self._flight.unclean = True
+            self._flight.first_attempt_ms = replay.time_ms
         self.phase = Phase.PREPARING
         return self._send_commit(batch.first, encode(batch.first, intent), now)
 
@@ -524,7 +532,7 @@ class Partition:
         sent = self._settle(event)
         if sent is None:
             return []
-        if event.answer is Answer.LOST:
+        if event.answer in (Answer.FENCED, Answer.LOST):
             return self._rejoin(event.why)
         if event.answer is Answer.TRY_AGAIN:
             if now.seconds - sent.first_at >= self._limits.commit_timeout_seconds:
@@ -541,11 +549,12 @@ class Partition:
         return self._launch(now)
 
     def _settle(self, event: CommitAnswered) -> _Sent | None:
-        """The commit that this answers, marked as answered; None for a stale answer."""
+        """The commit that this answers; None for a stale answer. One that is lost stays
+        `outstanding`: until we have left the group it can be applied, also after a revocation."""
         sent = self._sent
         if sent is None or sent.answered or sent.metadata != event.metadata:
             return None
-        sent.answered = True
+        sent.answered = event.answer is not Answer.LOST
         return sent
 
     def _insert(self, now: Now) -> list[Command]:
