@@ -221,7 +221,7 @@
     });
   }
 
-  at("curl").textContent = `curl '${shim}/v1/events?key=demo-secret' -H 'Content-Type: application/json' \\\n`
-    + `  -d '{"session_id": "terminal", "name": "screen_view", "path": "/hello"}'`;
+  at("curl").textContent = `curl '${shim}/v1/events?key=demo-secret' \\\n`
+    + `  -H 'Content-Type: application/json' \\\n  -d '{"session_id": "terminal", "name": "screen_view", "path": "/hello"}'`;
   look();
 })();
