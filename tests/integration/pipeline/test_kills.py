@@ -1,0 +1,70 @@
+"""Everything is killed with -9 at random moments, and nothing is lost or doubled.
+
+CHAOS_SEED chooses the run again that failed; CHAOS_SECONDS and CHAOS_EVENTS how long and how much.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.children import Children
+from tests.fixtures.clickhouse import OwnClickHouse
+from tests.fixtures.events import made_events
+from tests.fixtures.kafka import OwnKafka
+from tests.fixtures.loading import Loader
+from tests.fixtures.pipeline import PROJECTS, Pipeline, line_problems
+from tests.integration.pipeline.chaos import Chaos, plan
+
+SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10**6)))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "45"))
+EVENTS = int(os.environ.get("CHAOS_EVENTS", "40000"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_lose_nothing_and_double_nothing(
+    own_kafka: OwnKafka, own_clickhouse: OwnClickHouse, start: Children, tmp_path: Path
+) -> None:
+    print(f"CHAOS_SEED={SEED}")
+    own_clickhouse.apply_schema()
+    pipeline = Pipeline(own_kafka, own_clickhouse, start, tmp_path)
+    pipeline.create_topic(partitions=8)
+    shim = pipeline.start_shim()
+    events = made_events(SEED, EVENTS, PROJECTS, turns=("2026-02-28", "2026-03-31"))
+    loader = Loader(
+        pipeline.shim_port,
+        events,
+        seed=SEED,
+        body_events=40,
+        connections=8,
+        seconds=SECONDS,
+        abandons=0.03,
+    )
+    parts = {"shim": shim, "front": own_clickhouse.child, "kafka": own_kafka.child}
+    chaos = Chaos(pipeline, parts)
+    for _ in range(2):
+        chaos.start_consumer()
+    loading = threading.Thread(target=loader.run, daemon=True)
+    loading.start()
+
+    steps = plan(SEED, SECONDS)
+    print(*steps, sep="\n")
+    chaos.run(steps)
+    chaos.keep_running_until(60, "everything was sent", lambda: not loading.is_alive())
+    chaos.keep_running_until(90, "everything has landed", pipeline.has_landed)
+
+    loaded = loader.loaded
+    print(f"kills {dict(chaos.kills)}, exits {chaos.exits}, answers {dict(loaded.answers)}")
+    assert pipeline.halted() == []
+    assert loaded.refused == {}
+    topic = pipeline.read_topic()
+    on_topic = {line["id"] for line in topic.lines()}
+    assert loaded.acknowledged - on_topic == set()
+    assert len(loaded.acknowledged | loaded.abandoned) == EVENTS
+    assert line_problems(events, topic) == []
+    assert pipeline.problems(topic) == []
