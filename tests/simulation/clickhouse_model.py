@@ -1,0 +1,210 @@
+"""A ClickHouse as the protocol needs to see it: tables, views, deduplication log, running inserts.
+
+An insert lands in stages: one for each ClickHouse partition of the table, then the ledger, then the
+view; each is skipped where the deduplication log knows it. It can stop after any of them: by a
+thrown error, by `max_execution_time`, by a crash. Where the log is not mended at the start, a crash
+can leave an entry in it whose part never appeared. (In the table only: a view's lost part is beyond
+what stamps can show, and is left to the rule that a restart makes an attempt old.)
+
+The log is a window of entries (and of seconds, where the profile has them). A deployment sizes its
+window so that what lands within two deadlines and the longest insert is less than half of it. Here
+the server keeps that by itself: past such a rate it answers "too many parts" and lands nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from consumer.batch import Batch
+from consumer.recovery import Coverage, Covered
+from tests.simulation.faults import DEADLINE_SECONDS, MAX_SECONDS, Profile
+
+_RATE_SECONDS = 2 * DEADLINE_SECONDS + MAX_SECONDS
+
+
+class Violation(AssertionError):
+    """The protocol broke a promise."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record as the table sees it."""
+
+    partition: int
+    offset: int
+    line: int
+    clickhouse_partition: str
+
+
+def row(line: bytes, version: int = 1) -> Row:
+    """What the rules of `version` make of a line: they differ in the ClickHouse partition."""
+    partition, offset, number, part = line.decode().split("/")
+    return Row(int(partition), int(offset), int(number), part if version == 1 else part + "2")
+
+
+Stamp = tuple[int, int, int, int]  # Kafka partition, first, end, epoch
+
+
+@dataclass(eq=False)
+class Insert:
+    """An insert that runs on the server. `version` is that of the rules that mapped its rows."""
+
+    token: str
+    stamp: Stamp
+    rows: tuple[Row, ...]
+    began_at: float
+    stages: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stages = [*sorted({r.clickhouse_partition for r in self.rows}), "ledger", "view"]
+
+
+class ClickHouse:
+    def __init__(self, profile: Profile, now: float) -> None:
+        self._profile = profile
+        self.up = True
+        self.started_at = now
+        self.crashes = 0
+        self.running: list[Insert] = []
+        self._log: dict[tuple[str, str], tuple[int, float]] = {}  # (token, stage) -> count, time
+        self._entries = 0
+        self._landings: list[float] = []
+        self.table: dict[Row, Stamp] = {}
+        self.landed: set[tuple[int, int, int]] = set()  # partition, offset, line
+        self.ledger: dict[tuple[Stamp, str], float] = {}
+        self.view: set[tuple[int, int, int]] = set()
+        self.others: list[float] = []  # ledger rows of partitions that are not modelled
+
+    @property
+    def keeps_log(self) -> bool:
+        return self._profile.mends_log
+
+    # --- inserting ---------------------------------------------------------------------------
+
+    def begin(self, token: str, stamp: Stamp, rows: tuple[Row, ...], now: float) -> Insert | None:
+        """The insert, or None where the server pushes back."""
+        recent = sum(1 for at in self._landings if at > now - _RATE_SECONDS)
+        if recent + len(rows) + 2 > self._profile.window_entries // 2:
+            return None
+        insert = Insert(token, stamp, rows, now)
+        self.running.append(insert)
+        return insert
+
+    def step(self, insert: Insert, now: float) -> bool:
+        """Land the next stage. Whether it was the last."""
+        stage = insert.stages.pop(0)
+        if not self._known(insert.token, stage, now):
+            self._note(insert.token, stage, now)
+            self._land(insert, stage, now)
+        if not insert.stages:
+            self.running.remove(insert)
+        return not insert.stages
+
+    def end(self, insert: Insert) -> None:
+        """It stops where it is."""
+        if insert in self.running:
+            self.running.remove(insert)
+
+    def overdue(self, now: float) -> list[Insert]:
+        return [i for i in self.running if now >= i.began_at + MAX_SECONDS]
+
+    def crash(self, *, lies: bool) -> None:
+        if lies and not self._profile.mends_log:
+            for insert in self.running:
+                if insert.stages[0] not in ("ledger", "view"):
+                    # Written before the part was renamed into place, and the part is gone.
+                    self._log.setdefault((insert.token, insert.stages[0]), (self._entries, 1e9))
+        self.crashes += 1
+        self.running.clear()
+        self.up = False
+
+    def start(self, now: float) -> None:
+        self.up = True
+        self.started_at = now
+
+    def other_inserts(self, count: int, now: float) -> None:
+        """Batches of partitions outside the model land, as fast as the window allows."""
+        recent = sum(1 for at in self._landings if at > now - _RATE_SECONDS)
+        for _ in range(max(0, min(count, self._profile.window_entries // 2 - recent - 12))):
+            self._entries += 1
+            self._landings.append(now)
+            self.others.append(now)
+
+    def _known(self, token: str, stage: str, now: float) -> bool:
+        entry = self._log.get((token, stage))
+        if entry is None:
+            return False
+        number, at = entry
+        seconds = self._profile.window_seconds
+        expired = seconds is not None and now - at > seconds
+        return not expired and self._entries - number <= self._profile.window_entries
+
+    def _note(self, token: str, stage: str, now: float) -> None:
+        if stage not in ("ledger", "view"):
+            self._entries += 1
+            self._landings.append(now)
+        self._log[token, stage] = (self._entries, now)
+
+    def _land(self, insert: Insert, stage: str, now: float) -> None:
+        if stage == "ledger":
+            for part in sorted({r.clickhouse_partition for r in insert.rows}):
+                self._land_ledger(insert.stamp, part, now)
+        elif stage == "view":
+            for r in insert.rows:
+                record = (r.partition, r.offset, r.line)
+                if record in self.view:
+                    raise Violation(f"double in the view: {r}, by {insert.stamp}")
+                self.view.add(record)
+        else:
+            for r in insert.rows:
+                if r.clickhouse_partition == stage:
+                    record = (r.partition, r.offset, r.line)
+                    if record in self.landed:
+                        raise Violation(f"double in the table: {r}, by {insert.stamp}")
+                    self.landed.add(record)
+                    self.table[r] = insert.stamp
+
+    def _land_ledger(self, stamp: Stamp, part: str, now: float) -> None:
+        partition, first, end, _ = stamp
+        for (other, other_part), _at in self.ledger.items():
+            overlaps = other[0] == partition and other[1] < end and first < other[2]
+            if other_part == part and overlaps:
+                raise Violation(f"double in the ledger: {stamp} over {other}")
+        self.ledger[stamp, part] = now
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def coverage(self, partition: int, offset: int, since_ms: int | None, whole: bool) -> Coverage:
+        found: dict[Stamp, tuple[set[str], float]] = {}
+        for (stamp, part), at in self.ledger.items():
+            if stamp[0] == partition and stamp[2] > offset:
+                parts, landed_at = found.get(stamp, (set(), at))
+                found[stamp] = (parts | {part}, min(landed_at, at))
+        if whole:
+            for r, stamp in self.table.items():
+                if stamp[0] == partition and stamp[2] > offset:
+                    parts, landed_at = found.get(stamp, (set(), 0.0))
+                    found[stamp] = (parts | {r.clickhouse_partition}, landed_at)
+        batches = tuple(
+            Covered(stamp[1], stamp[2], stamp[3], frozenset(parts), int(at * 1000))
+            for stamp, (parts, at) in sorted(found.items())
+        )
+        if since_ms is None:
+            since_ms = min((c.landed_ms for c in batches), default=10**15)
+        return Coverage(
+            batches,
+            self.entries_since(since_ms),
+            self._profile.window_entries,
+            self._profile.window_seconds,
+            int(self.started_at * 1000),
+            self._profile.mends_log,
+        )
+
+    def entries_since(self, since_ms: int) -> int:
+        times = [*self.ledger.values(), *self.others]
+        return sum(1 for at in times if at * 1000 >= since_ms)
+
+    def missing(self, batch: Batch, stamp: Stamp, version: int) -> frozenset[str]:
+        needed = {row(line, version).clickhouse_partition for line in batch.lines()}
+        landed = {r.clickhouse_partition for r, s in self.table.items() if s == stamp}
+        return frozenset(needed - landed)

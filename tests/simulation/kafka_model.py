@@ -1,0 +1,128 @@
+"""A Kafka as the protocol needs to see it: logs, commits, and a group that fences by membership.
+
+A commit is applied when it arrives, if its sender is a member then; who *owns* the partition is not
+looked at. Requests of one member arrive in their order, but a request whose connection broke is
+`stray`: its sender was told that nobody knows, and it may still arrive at any time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consumer.ledger import Open, encode
+from consumer.recovery import Commit
+from tests.simulation.faults import Profile
+
+TOPIC_ID = "topic-id"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A commit on its way."""
+
+    member: int
+    partition: int
+    offset: int
+    metadata: str
+
+
+class Kafka:
+    def __init__(self, profile: Profile, rng: random.Random) -> None:
+        self._profile = profile
+        self.logs = [_log(p, profile.records, rng) for p in range(profile.partitions)]
+        self.ends = [log[-1][0] + 1 for log in self.logs]
+        self.visible = [0] * profile.partitions  # how much of each log has been produced
+        self.lows = [0] * profile.partitions
+        self.commits: list[tuple[int | None, str | None]] = [
+            # most runs begin on a group that has run before, so that they need not wait first
+            (None, None) if rng.random() < 0.15 else (0, encode(0, Open(0, 1, TOPIC_ID, 0)))
+            for _ in range(profile.partitions)
+        ]
+        self.resets = [0] * profile.partitions
+        self.members: set[int] = set()
+        self.owners: list[int | None] = [None] * profile.partitions
+        self.revoking: set[int] = set()  # partitions whose owner was asked to give them up
+        self.wires: dict[int, deque[Request]] = {}
+        self.stray: list[Request] = []
+        self.on_applied: Callable[[Request], None] = lambda _: None
+        self._next_member = 0
+
+    # --- the group ---------------------------------------------------------------------------
+
+    def join(self) -> int:
+        self._next_member += 1
+        self.members.add(self._next_member)
+        self.wires[self._next_member] = deque()
+        return self._next_member
+
+    def remove(self, member: int) -> None:
+        """By leaving, or by the session timeout: its partitions are free at once."""
+        self.members.discard(member)
+        for partition, owner in enumerate(self.owners):
+            if owner == member:
+                self.free(partition)
+
+    def free(self, partition: int) -> None:
+        self.owners[partition] = None
+        self.revoking.discard(partition)
+
+    # --- commits -----------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> bool:
+        """Apply a commit, if its sender is a member."""
+        if request.member not in self.members:
+            return False
+        self.commits[request.partition] = (request.offset, request.metadata)
+        self.on_applied(request)
+        return True
+
+    def read(self, partition: int) -> Commit:
+        offset, metadata = self.commits[partition]
+        return Commit(offset, metadata, self.lows[partition], self.high(partition))
+
+    # --- records -----------------------------------------------------------------------------
+
+    def high(self, partition: int) -> int:
+        shown = self.visible[partition]
+        return 0 if not shown else self.logs[partition][shown - 1][0] + 1
+
+    def trim(self, partition: int, low: int) -> None:
+        self.lows[partition] = min(low, self.high(partition))
+
+    def following(self, partition: int, position: int) -> int:
+        """The first record at or after `position`, or the position where none is visible."""
+        shown = self.logs[partition][: self.visible[partition]]
+        return next((o for o, _ in shown if o >= position), position)
+
+    def fetch(
+        self, partition: int, position: int, most: int
+    ) -> tuple[list[int], list[bytes | None]]:
+        shown = self.logs[partition][: self.visible[partition]]
+        found = [(o, v) for o, v in shown if o >= max(position, self.lows[partition])][:most]
+        return [o for o, _ in found], [v for _, v in found]
+
+
+def _log(partition: int, records: int, rng: random.Random) -> list[tuple[int, bytes | None]]:
+    """Records with holes, packs of several lines, tombstones and blank lines."""
+    log: list[tuple[int, bytes | None]] = []
+    offset = 0
+    for _ in range(records):
+        kind = rng.random()
+        lines = [
+            f"{partition}/{offset}/{number}/{rng.choice('aab')}".encode()
+            for number in range(rng.choice((1, 1, 1, 2)))
+        ]
+        text = b"\n".join(lines)
+        if kind < 0.06:
+            log.append((offset, None))
+        elif kind < 0.12:
+            log.append((offset, b"\n"))
+        elif kind < 0.2:
+            log.append((offset, b"\n" + text.replace(b"\n", b"\n\n") + b"\n"))
+        else:
+            log.append((offset, text))
+        offset += 1 if rng.random() < 0.85 else 2
+    return log
