@@ -55,7 +55,7 @@ def fill(address: str, topic: str, partitions: int, events: int, packs: Sequence
         if error is not None:
             failed.append(error)
 
-    lines: Iterator[bytes] = map(line, range(events))
+    lines: Iterator[bytes] = map(line, range(1, events + 1))
     size = 0
     for record, pack in enumerate(cycle(packs)):
         value = b"\n".join(islice(lines, pack))

@@ -178,7 +178,9 @@ class Server:
         """One request and its answer; False when the connection is to be closed."""
         try:
             request = self._read_head(reader)
-            answer = self._answer(request, to, reader)
+            until = time.monotonic() + _execution_seconds(request.params)
+            reader.deadline = min(reader.deadline, until)
+            answer = self._answer(request, to, reader, until)
         except BadRequest as refused:
             self._send(to, plain(refused.status, f"{refused}\n"), False, True)
             _linger(to)
@@ -218,7 +220,9 @@ class Server:
         keep = "close" not in connection and (parts[2] != "HTTP/1.0" or "keep-alive" in connection)
         return _Request(parts[0], split.path or "/", params, headers, keep)
 
-    def _answer(self, request: _Request, to: socket.socket, reader: Reader) -> Answer:
+    def _answer(self, request: _Request, to: socket.socket, reader: Reader, until: float) -> Answer:
+        """`until`: when max_execution_time is over. As on a server it counts from the request's
+        head, so that an insert whose client froze in its body cannot land later than that."""
         _refuse_other_sites(request.headers)
         if request.method not in ("GET", "HEAD", "POST"):
             raise BadRequest(405, "GET, HEAD and POST only")
@@ -240,9 +244,13 @@ class Server:
             if not body.size and not request.params.get("query"):
                 return plain(200, "Ok.\n")
             with self._turns:
-                return query_answer(
-                    self._engine, request.method, request.params, request.headers, body
-                )
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise BadRequest(408, "max_execution_time passed before its turn")
+                params = request.params
+                if left < float("inf"):
+                    params = {**params, "max_execution_time": f"{left:.3f}"}
+                return query_answer(self._engine, request.method, params, request.headers, body)
 
     def _load(self) -> dict[str, object]:
         with self._lock:
@@ -267,6 +275,14 @@ def _render(answer: Answer, keep: bool, with_body: bool) -> bytes:
     ]
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
     return head + answer.body if with_body else head
+
+
+def _execution_seconds(params: dict[str, str]) -> float:
+    """The query's max_execution_time; infinite where there is none, or none that is a number."""
+    try:
+        return float(params.get("max_execution_time", "0")) or float("inf")
+    except ValueError:
+        return float("inf")  # the engine refuses it with its own words
 
 
 def _printable(value: str) -> str:

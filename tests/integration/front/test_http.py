@@ -127,6 +127,17 @@ def test_a_body_cut_short_lands_nothing(table: Front, sent: bytes, ending: str) 
     assert count(table) == 0
 
 
+def test_a_frozen_client_cannot_land_after_max_execution_time(table: Front) -> None:
+    """It counts from the request's head: who is silent in the body is cut off, not waited for."""
+    query = {"database": "penstock", "query": INSERT, "max_execution_time": "1"}
+    head = f"POST /?{urlencode(query)} HTTP/1.1\r\nHost: f\r\nContent-Length: {len(ROWS)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", table.port), timeout=20) as frozen:
+        frozen.sendall(head.encode() + ROWS[:8])
+        answer = b"".join(iter(lambda: frozen.recv(65536), b""))
+        assert not answer.startswith(b"HTTP/1.1 200")
+    assert count(table) == 0
+
+
 @pytest.mark.parametrize("missing", [1, 4, 8, 12])
 def test_a_gzip_stream_cut_short_lands_nothing(table: Front, missing: int) -> None:
     packed = gzip.compress(ROWS)[:-missing]
