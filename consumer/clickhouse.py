@@ -69,6 +69,8 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "min_insert_block_size_rows_for_materialized_views": 0,
     "min_insert_block_size_bytes_for_materialized_views": 0,
     "input_format_max_block_size_bytes": 0,
+    # equal keys of one block collapse in merges and under FINAL, at a third less CPU an insert
+    "optimize_on_insert": 0,
     # every line or none
     "input_format_allow_errors_num": 0,
     "input_format_allow_errors_ratio": 0,
