@@ -11,8 +11,9 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.local.child import Child
 from deploy.local.waiting import wait_until
@@ -20,14 +21,19 @@ from tests.fixtures.pipeline import Pipeline
 
 Act = Literal["kill", "join", "leave"]
 
-_AWAY_SECONDS = 4.0
-_SETTINGS = {
-    "BATCH_AGE_SECONDS": "0.5",
-    "INSERTS_PER_SECOND": "8",
+_EVERY_SECONDS = 2.5
+_AWAY_SECONDS = 3.0
+_AIM_SECONDS = 1.0
+_OFTEN = {"front": 4, "consumer-1": 2, "consumer-2": 2, "consumer-3": 2, "shim": 2, "kafka": 1}
+# Where a kill is worth most: while a batch is announced, written or committed.
+_AIMS = ("preparing", "inserting", "inserting", "checking", "committing")
+SETTINGS: dict[str, Any] = {
+    "BATCH_AGE_SECONDS": "0.3",
+    "INSERTS_PER_SECOND": "20",
     "INSERT_DEADLINE_SECONDS": "8",
     "INSERT_MAX_SECONDS": "5",
     "COMMIT_TIMEOUT_SECONDS": "5",
-    "SESSION_TIMEOUT_SECONDS": "6",
+    "SESSION_TIMEOUT_SECONDS": "3",
     "STOP_SECONDS": "15",
     "LOG_LEVEL": "debug",
 }
@@ -35,30 +41,29 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Step:
-    """At `at` seconds, do this to `part`; it stays away for `away` seconds at least."""
+    """At `at` seconds, do this to `part`, if it can be when a consumer has a partition in the phase
+    `aim`; a killed one stays away for `away` seconds at least."""
 
     at: float
     act: Act
     part: str
     away: float = 0.0
+    aim: str = ""
 
 
 def plan(seed: int, seconds: float) -> list[Step]:
-    """Each part dies about once in ten seconds, the broker once in twenty; near the middle a third
-    consumer joins, and later the first one leaves."""
+    """Kills all along; in the first half a third consumer joins, towards the end one leaves."""
     rng = random.Random(seed)
     steps = [
-        Step(rng.uniform(0.2, 0.5) * seconds, "join", "consumer-3"),
-        Step(rng.uniform(0.6, 0.9) * seconds, "leave", "consumer-1"),
+        Step(rng.uniform(0.1, 0.5) * seconds, "join", "consumer-3"),
+        Step(rng.uniform(0.6, 0.9) * seconds, "leave", rng.choice(("consumer-1", "consumer-2"))),
     ]
-    for part, every in (
-        ("consumer-1", 15), ("consumer-2", 15), ("consumer-3", 15),
-        ("shim", 15), ("front", 10), ("kafka", 22),
-    ):  # fmt: skip
-        at = rng.expovariate(1 / every)
-        while at < seconds:
-            steps.append(Step(at, "kill", part, rng.choice((0.0, rng.uniform(0, _AWAY_SECONDS)))))
-            at += max(2.0, rng.expovariate(1 / every))
+    at = rng.expovariate(1 / _EVERY_SECONDS)
+    while at < seconds:
+        part = rng.choices(tuple(_OFTEN), tuple(_OFTEN.values()))[0]
+        away = rng.choice((0.0, rng.uniform(0, _AWAY_SECONDS)))
+        steps.append(Step(at, "kill", part, away, rng.choice(("", *_AIMS))))
+        at += rng.expovariate(1 / _EVERY_SECONDS)
     return sorted(steps, key=lambda step: step.at)
 
 
@@ -74,7 +79,7 @@ class Chaos:
         self._left: set[str] = set()
 
     def start_consumer(self) -> None:
-        consumer = self._pipeline.start_consumer(wait=False, **_SETTINGS)
+        consumer = self._pipeline.start_consumer(ready=False, **SETTINGS)
         self._parts[consumer.child.name] = consumer.child
 
     def run(self, steps: list[Step]) -> None:
@@ -89,20 +94,12 @@ class Chaos:
 
         wait_until(through, steps[-1].at + 120, "the plan is carried out")
 
-    def await_all_running(self, seconds: float = 60) -> None:
-        def running() -> bool:
-            self._supervise()
-            return all(child.alive for name, child in self._parts.items() if name not in self._left)
-
-        wait_until(running, seconds, "every part runs again")
-
-    def keep_running_until(self, seconds: float, what: str, done: object) -> None:
+    def keep_running_until(self, seconds: float, what: str, done: Callable[[], bool]) -> None:
         """Supervise until `done()`."""
 
         def finished() -> bool:
             self._supervise()
-            assert callable(done)
-            return bool(done())
+            return done()
 
         wait_until(finished, seconds, what, 0.2)
 
@@ -117,9 +114,20 @@ class Chaos:
             self._left.add(step.part)
             child.signal(signal.SIGTERM)
             return
+        if step.aim and self._aim(step.aim):
+            self.kills[f"{step.part} {step.aim}"] += 1
+        else:
+            self.kills[step.part] += 1
         child.kill()
-        self.kills[step.part] += 1
         self._back_at[step.part] = time.monotonic() + step.away
+
+    def _aim(self, phase: str) -> bool:
+        """Wait a little for a partition in this phase."""
+        until = time.monotonic() + _AIM_SECONDS
+        while time.monotonic() < until:
+            if any(consumer.phases().get(phase) for consumer in self._pipeline.consumers):
+                return True
+        return False
 
     def _supervise(self) -> None:
         """Start what died and has been away for long enough, as often as it takes."""

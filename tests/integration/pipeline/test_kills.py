@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from deploy.local.waiting import wait_until
 from tests.fixtures.children import Children
 from tests.fixtures.clickhouse import OwnClickHouse
 from tests.fixtures.events import made_events
@@ -23,6 +25,19 @@ from tests.integration.pipeline.chaos import Chaos, plan
 SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10**6)))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "45"))
 EVENTS = int(os.environ.get("CHAOS_EVENTS", "40000"))
+
+_TELLING = (
+    "batch inserted",
+    "batch replayed",
+    "insert failed",
+    "insert unsent",
+    "partitions assigned",
+    "partitions revoked",
+    "partitions lost",
+    "joining the group again",
+    "past the deadline: planning again",
+    "waiting for older inserts to end",
+)
 
 
 @pytest.mark.slow
@@ -49,17 +64,19 @@ def test_kills_lose_nothing_and_double_nothing(
     chaos = Chaos(pipeline, parts)
     for _ in range(2):
         chaos.start_consumer()
+    wait_until(lambda: all(c.ready for c in pipeline.consumers), 60, "both consumers are ready")
     loading = threading.Thread(target=loader.run, daemon=True)
     loading.start()
 
     steps = plan(SEED, SECONDS)
-    print(*steps, sep="\n")
     chaos.run(steps)
     chaos.keep_running_until(60, "everything was sent", lambda: not loading.is_alive())
     chaos.keep_running_until(90, "everything has landed", pipeline.has_landed)
 
     loaded = loader.loaded
+    said = Counter(str(fact["message"]) for c in pipeline.consumers for fact in c.facts())
     print(f"kills {dict(chaos.kills)}, exits {chaos.exits}, answers {dict(loaded.answers)}")
+    print(f"consumers said: { {text: said[text] for text in _TELLING if said[text]} }")
     assert pipeline.halted() == []
     assert loaded.refused == {}
     topic = pipeline.read_topic()

@@ -1,0 +1,231 @@
+"""What the consumer does while something is away, refused, stopped or killed, and after it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.waiting import wait_until
+from tests.fixtures.children import Children
+from tests.fixtures.clickhouse import OwnClickHouse
+from tests.fixtures.events import Made, made_events
+from tests.fixtures.kafka import Kafka
+from tests.fixtures.pipeline import PROJECTS, Pipeline
+from tests.fixtures.records import line, packs, produce
+from tests.fixtures.tables import Topic, ledger_problems, rows_of
+
+_SHORT: dict[str, Any] = {
+    "BATCH_AGE_SECONDS": 0.2,
+    "INSERT_DEADLINE_SECONDS": 2,
+    "INSERT_MAX_SECONDS": 2,
+    "COMMIT_TIMEOUT_SECONDS": 2,
+    "SESSION_TIMEOUT_SECONDS": 6,
+}
+_MIB = 1 << 20
+
+
+@pytest.fixture
+def lonely(
+    kafka: Kafka, own_clickhouse: OwnClickHouse, start: Children, tmp_path: Path
+) -> Pipeline:
+    """A pipeline whose ClickHouse is its own, for stopping and killing."""
+    own_clickhouse.apply_schema()
+    return Pipeline(kafka, own_clickhouse, start, tmp_path)
+
+
+def _produce(pipeline: Pipeline, events: list[Made], size: int = 20) -> None:
+    """Packs of the events over all partitions in turn."""
+    values = packs(events, size)
+    records = [(number % pipeline.partitions, value) for number, value in enumerate(values)]
+    produce(pipeline.kafka.bootstrap_servers, pipeline.topic, records)
+
+
+def _members(pipeline: Pipeline) -> set[str]:
+    found = pipeline.kafka.admin().describe_consumer_groups([pipeline.group])
+    return {member.member_id for member in found[pipeline.group].result(30).members}
+
+
+def test_clickhouse_is_away_for_longer_than_the_deadline(
+    lonely: Pipeline, own_clickhouse: OwnClickHouse
+) -> None:
+    """The consumer keeps its place in the group, says so once, and catches up by itself."""
+    events = made_events(11, 3000, PROJECTS)
+    lonely.create_topic(partitions=4)
+    consumer = lonely.start_consumer(**_SHORT)
+    _produce(lonely, events[:1000])
+    lonely.await_landed()
+    members = _members(lonely)
+    rebalances = consumer.metric("penstock_rebalances_total")
+    assert consumer.metric("penstock_clickhouse_up") == 1
+
+    own_clickhouse.kill()
+    _produce(lonely, events[1000:2000])
+    wait_until(lambda: consumer.metric("penstock_clickhouse_up") == 0, 20, "it is seen to be away")
+    until = time.monotonic() + 2 * (2 + 2)  # twice the time in which an insert must be over
+    wait_until(lambda: time.monotonic() >= until, 20, "every deadline has passed")
+    _produce(lonely, events[2000:])
+    assert lonely.lag() > 0
+    assert consumer.metric("penstock_insert_errors_total", reason="unsent") > 0
+
+    own_clickhouse.start()
+    lonely.await_landed()
+    assert lonely.problems() == []
+    assert _members(lonely) == members
+    assert consumer.metric("penstock_rebalances_total") == rebalances
+    assert consumer.metric("penstock_clickhouse_up") == 1
+    said = [
+        fact["message"]
+        for fact in consumer.facts()
+        if fact["message"] in ("ClickHouse answers", "ClickHouse is away: waiting")
+    ]
+    assert said == ["ClickHouse answers", "ClickHouse is away: waiting", "ClickHouse answers"]
+
+
+def test_clickhouse_dies_in_the_middle_of_an_insert(
+    lonely: Pipeline, own_clickhouse: OwnClickHouse
+) -> None:
+    """An insert that nobody answered may have landed or not: either way it counts once."""
+    events = made_events(12, 4000, PROJECTS)
+    lonely.create_topic(partitions=2)
+    consumer = lonely.start_consumer(**_SHORT)
+    for begin in range(0, 4000, 1000):
+        own_clickhouse.child.signal(signal.SIGSTOP)
+        _produce(lonely, events[begin : begin + 1000])
+        wait_until(lambda: consumer.phases().get("inserting", 0) > 0, 20, "an insert is running")
+        own_clickhouse.kill()
+        own_clickhouse.start()
+        lonely.await_landed()
+    assert lonely.problems() == []
+    assert lonely.halted() == []
+    assert consumer.metric("penstock_insert_errors_total", reason="failed") > 0
+
+
+def test_a_refused_batch_holds_up_only_its_own_partition(pipeline: Pipeline) -> None:
+    """A record that ClickHouse cannot take waits, and says so; the other partitions go on."""
+    events = made_events(13, 900, PROJECTS)
+    poisoned = line(events[0], created_at=-1)
+    pipeline.create_topic(partitions=3)
+    consumer = pipeline.start_consumer(**_SHORT)
+    produce(pipeline.kafka.bootstrap_servers, pipeline.topic, [(1, poisoned)])
+
+    def refused() -> float:
+        return consumer.metric("penstock_insert_errors_total", reason="refused")
+
+    wait_until(lambda: refused() >= 1, 30, "the batch is refused")
+    for begin in range(0, 900, 300):
+        before = refused()
+        _produce(pipeline, events[begin : begin + 300])
+        wait_until(
+            lambda: {n for n, lag in pipeline.lags().items() if lag} == {1},
+            30,
+            "the other partitions have landed",
+        )
+        wait_until(lambda count=before: refused() > count, 60, "it is tried again")  # type: ignore[misc]
+    assert consumer.metric("penstock_clickhouse_up") == 1
+    assert consumer.metric("penstock_lag_events", partition="1") > 0
+    assert consumer.facts("ClickHouse refuses a batch for its content")
+
+    client = pipeline.clickhouse.client()
+    topic = pipeline.read_topic()
+    others = {number: topic.records[number] for number in (0, 2)}
+    assert (
+        ledger_problems(client, Topic(topic.id, others, {0: topic.ends[0], 2: topic.ends[2]})) == []
+    )
+    assert list(rows_of(client, "SELECT DISTINCT _partition FROM events ORDER BY 1")) == [[0], [2]]
+
+
+def test_sigterm_sees_the_running_insert_to_its_end(
+    lonely: Pipeline, own_clickhouse: OwnClickHouse
+) -> None:
+    """The insert lands, its commit is seen, the exit is clean, and the next consumer reads on."""
+    events = made_events(14, 2000, PROJECTS)
+    settings = {**_SHORT, "INSERT_DEADLINE_SECONDS": 20, "INSERT_MAX_SECONDS": 20}
+    lonely.create_topic(partitions=1)
+    first = lonely.start_consumer(**settings, STOP_SECONDS=30)
+    own_clickhouse.child.signal(signal.SIGSTOP)
+    _produce(lonely, events[:1000])
+    wait_until(lambda: first.phases() == {"inserting": 1}, 20, "an insert is running")
+    _produce(lonely, events[1000:])
+    first.child.signal(signal.SIGTERM)
+    wait_until(
+        lambda: bool(first.facts("stopping: the running inserts are seen to their end")),
+        10,
+        "it is told",
+    )
+    assert first.child.alive, "the insert is still running"
+    own_clickhouse.child.signal(signal.SIGCONT)
+    assert first.child.wait(30) == 0
+    landed = lonely.landed_rows()
+    assert 0 < landed <= 1000
+    assert lonely.committed_rows() == landed, "what has landed is committed"
+
+    second = lonely.start_consumer(**settings)
+    lonely.await_landed()
+    assert second.metric("penstock_batches_total", outcome="replayed") == 0
+    assert lonely.problems() == []
+
+
+def test_memory_stays_bounded_while_clickhouse_is_away(
+    lonely: Pipeline, own_clickhouse: OwnClickHouse
+) -> None:
+    """A backlog of many times the buffer is not read into memory, and lands when it can."""
+    limit = 2 * _MIB
+    events = made_events(15, 40_000, PROJECTS, turns=("2026-02-28",))
+    lonely.create_topic(partitions=4)
+    consumer = lonely.start_consumer(**_SHORT, BUFFER_BYTES=limit, BATCH_BYTES=_MIB // 4)
+    own_clickhouse.kill()
+    _produce(lonely, events, size=50)
+    size = sum(len(value) for value in packs(events, 50))
+    assert size > 5 * limit
+    seen: list[float] = []
+
+    def filled() -> bool:
+        seen.append(consumer.metric("penstock_buffered_bytes"))
+        # The gauge is set once a second: several of the same in a row are several looks.
+        return len(seen) > 40 and len(set(seen[-40:])) == 1 and seen[-1] > 0
+
+    wait_until(filled, 60, "the buffer is full and stays so", 0.1)
+    assert 0.5 * limit <= seen[-1]
+    assert consumer.metric("penstock_consumed_bytes_total") < size / 2
+    own_clickhouse.start()
+
+    def landed() -> bool:
+        seen.append(consumer.metric("penstock_buffered_bytes"))
+        return lonely.has_landed()
+
+    wait_until(landed, 90, "everything has landed", 0.1)
+    # What one fetch brings, about a megabyte, comes on top.
+    assert max(seen) <= limit + 1.5 * _MIB
+    assert lonely.problems() == []
+
+
+def test_a_killed_consumer_is_succeeded(pipeline: Pipeline) -> None:
+    """Its partitions go to the other one after the session timeout, and nobody waits for more."""
+    events = made_events(16, 6000, PROJECTS)
+    settings = {**_SHORT, "INSERT_DEADLINE_SECONDS": 30, "INSERT_MAX_SECONDS": 30}
+    pipeline.create_topic(partitions=4)
+    first = pipeline.start_consumer(**settings)
+    second = pipeline.start_consumer(**settings)
+    wait_until(
+        lambda: [c.metric("penstock_assigned_partitions") for c in (first, second)] == [2, 2],
+        30,
+        "each has half of the partitions",
+    )
+    _produce(pipeline, events[:3000])
+    wait_until(
+        lambda: first.metric("penstock_insert_rows_total") > 0, 30, "the first one has inserted"
+    )
+    first.child.kill()
+    killed_at = time.monotonic()
+    _produce(pipeline, events[3000:])
+    pipeline.await_landed(45)
+    # Session timeout, a rebalance and an insert, with room for a slow machine; a successor that
+    # waited for older inserts to end would need a minute more.
+    assert time.monotonic() - killed_at < 6 + 24
+    assert second.metric("penstock_assigned_partitions") == 4
+    assert second.facts("waiting for older inserts to end") == []
+    assert pipeline.problems() == []
