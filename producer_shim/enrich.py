@@ -69,7 +69,8 @@ def finish(event: Event, grant: Grant, now: int, corrected_by: int) -> None:
         event.created_at = now
     elif grant.public:
         created = milliseconds(created_at) + corrected_by
-        event.created_at = min(max(created, now - PAST_MILLISECONDS), now)
+        earliest = now - PAST_MILLISECONDS
+        event.created_at = now if created > now else max(created, earliest)
     elif not FIRST_MILLISECONDS <= milliseconds(created_at) <= now + FUTURE_MILLISECONDS:
         raise Refused(
             "bad_time", "created_at", "created_at must be after 2015 and at most a day ahead"
@@ -80,16 +81,20 @@ def finish(event: Event, grant: Grant, now: int, corrected_by: int) -> None:
         event.browser_version = event.os = event.os_version = ""
 
 
-def line(event: Event, now: int, is_bot: bool) -> bytes:
-    """The record's line of a finished event."""
-    found = b',"received_at":%d' % now
-    if event.referrer:
-        found = _referrer(event.referrer) + found
+def tail(now: int, is_bot: bool) -> bytes:
+    """What ends every line of a request."""
+    return b',"received_at":%d,"is_bot":1}' % now if is_bot else b',"received_at":%d}' % now
+
+
+def line(event: Event, ending: bytes) -> bytes:
+    """The record's line of a finished event; `ending` from `tail`."""
+    referrer = event.referrer
+    if referrer:
+        found = _referrers.get(referrer)
+        ending = (_referrer(referrer) if found is None else found) + ending
     if "?" in event.path:
-        found = _from_query(event) + found
-    if is_bot:
-        found += b',"is_bot":1'
-    return _encode(event)[:-1] + found + b"}"
+        ending = _from_query(event) + ending
+    return _encode(event)[:-1] + ending
 
 
 def uuid7(now: int) -> UUID:
@@ -114,13 +119,10 @@ def is_bot(user_agent: bytes) -> bool:
 
 
 def _referrer(referrer: str) -> bytes:
-    known = _referrers.get(referrer)
-    if known is None:
-        if len(_referrers) >= _CACHE:
-            _referrers.clear()
-        name = referrer_name(referrer)
-        known = b',"referrer_name":' + orjson.dumps(name) if name else b""
-        _referrers[referrer] = known
+    if len(_referrers) >= _CACHE:
+        _referrers.clear()
+    name = referrer_name(referrer)
+    known = _referrers[referrer] = b',"referrer_name":' + orjson.dumps(name) if name else b""
     return known
 
 

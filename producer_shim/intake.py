@@ -16,6 +16,7 @@ from schemas.event import Event, Refused
 
 from . import enrich
 from .answers import PIXEL, Answer, accepted, accepted_in_part, problem
+from .enrich import finish, line
 from .http import Request
 from .metrics import START, Board, ProduceReason
 from .pack import Packer
@@ -100,6 +101,7 @@ class Intake:
         """Enrich the events and hand them to the packer; what is wrong is answered at once."""
         now = int(time.time() * 1000)
         corrected_by = enrich.correction(taken.sent_at, now) if grant.public else 0
+        ending = enrich.tail(now, bot)
         events = taken.events
         lines: list[bytes] = []
         positions: list[int] = []
@@ -107,12 +109,12 @@ class Intake:
             if isinstance(event, Bad):
                 continue
             try:
-                enrich.finish(event, grant, now, corrected_by)
+                finish(event, grant, now, corrected_by)
             except Refused as refused:
                 events = list(events)
                 events[position] = Bad(refused.refusal, str(event.id))
                 continue
-            lines.append(enrich.line(event, now, bot))
+            lines.append(line(event, ending))
             positions.append(position)
         valid = len(lines)
         if valid < len(events):

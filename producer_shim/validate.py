@@ -53,7 +53,7 @@ class Bad:
 class Posted:
     """A body's events in order, and what the body says beside them."""
 
-    events: Sequence[Event | Bad]
+    events: list[Event | Bad]
     key: str = ""
     sent_at: datetime | int | UnsetType = UNSET
 
@@ -92,17 +92,17 @@ def posted(body: bytes, ndjson: bool, most: int) -> Posted:
         taken = _whole(body, first, most) if not ndjson else _lines(body, most)
     except RecursionError:
         taken = _deep(body, first, most)
-    _count(len(taken.events), most)
     events = taken.events
+    if not 0 < len(events) <= most:
+        _count(len(events), most)
     for position, event in enumerate(events):
-        if isinstance(event, Event):
-            try:
-                settle(event, may_have_nul)
-            except Refused as refused:
-                known = None if event.id is UNSET else str(event.id)
-                events = list(events) if not isinstance(events, list) else events
-                events[position] = Bad(refused.refusal, known)
-    taken.events = events
+        if isinstance(event, Bad):
+            continue
+        try:
+            settle(event, may_have_nul)
+        except Refused as refused:
+            known = None if event.id is UNSET else str(event.id)
+            events[position] = Bad(refused.refusal, known)
     return taken
 
 
@@ -147,7 +147,7 @@ def _whole(body: bytes, first: bytes, most: int) -> Posted:
 
 def _array(body: bytes, most: int) -> Posted:
     try:
-        return Posted(_ARRAYS.decode(body))
+        return Posted([*_ARRAYS.decode(body)])
     except (msgspec.ValidationError, UnicodeDecodeError):
         return Posted(_each(_PARTS.decode(body), most))
 

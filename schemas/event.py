@@ -213,7 +213,7 @@ def settle(event: Event, may_have_nul: bool = True) -> None:
     no other, and searching the bytes once is cheaper than looking at each text.
     """
     moment = event.created_at
-    if moment is not UNSET:
+    if moment.__class__ is datetime:
         event.created_at = milliseconds(moment)
     if event.value is not UNSET:
         event.value = _rounded(event.value)
@@ -221,9 +221,10 @@ def settle(event: Event, may_have_nul: bool = True) -> None:
         event.country = event.country.upper()
     properties = event.properties
     if properties:
-        for name, value in properties.items():
+        for value in properties.values():
             if value.__class__ is not str:
-                properties[name] = property_text(value)
+                event.properties = {name: property_text(v) for name, v in properties.items()}
+                break
     if may_have_nul:
         _refuse_nul(event)
 

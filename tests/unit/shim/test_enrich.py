@@ -23,7 +23,7 @@ def line(
 ) -> dict[str, object]:
     event = EVENTS.decode(json.dumps({"session_id": "s", "name": "n", **members}))
     enrich.finish(event, grant, NOW, by)
-    raw = enrich.line(event, NOW, bot)
+    raw = enrich.line(event, enrich.tail(NOW, bot))
     RECORDS.decode(raw)
     found: dict[str, object] = json.loads(raw)
     return found
