@@ -289,15 +289,13 @@ class Connection(asyncio.Protocol):
         waiting = self._open
         if not waiting or waiting[0] is not request:
             return
-        close = self._application.closing()
+        stopping, close = self._application.closing(), False
         out = []
-        while waiting and (reply := waiting[0].reply) is not None:
+        while waiting and not close and (reply := waiting[0].reply) is not None:
             request = waiting.popleft()
-            close = close or request.close
+            close = request.close or (stopping and not waiting)
             out.append(reply.write(close, request.head.method != b"HEAD"))
             self._application.answered(request, reply)
-            if close:
-                break
         transport = self._transport
         if transport is None:
             return

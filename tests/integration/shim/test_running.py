@@ -84,9 +84,10 @@ def test_sigterm_answers_what_was_taken(start_shim: StartShim) -> None:
     with Wire(shim.port) as wire, Wire(shim.port) as idle, Wire(shim.port) as begun:
         request = post_bytes(json.dumps(event()).encode())
         begun.send(request[:-1])
-        wire.send(post_bytes(json.dumps(one).encode()))
-        until(lambda: shim.metric("penstock_produce_queue_events") == 1, "it is taken")
+        wire.send(post_bytes(json.dumps(event()).encode()) + post_bytes(json.dumps(one).encode()))
+        until(lambda: shim.metric("penstock_produce_queue_events") == 2, "both are taken")
         shim.child.signal(signal.SIGTERM)
+        assert wire.reply().status == 202
         reply = wire.reply()
         assert (reply.status, reply.headers["Connection"]) == (202, "close")
         assert wire.closed()
