@@ -49,8 +49,11 @@ _LEAST_MESSAGES, _MOST_MESSAGES = 20, 2000
 _PREFETCH_KIB = 16 * 1024
 
 # Refused for certain, and worth another try. Any other error may mean that it was applied.
+# An old generation is what a commit meets that was under way while a rebalance ended. A member that
+# was left behind gets it too, but is told of its loss before it can have a new generation.
 _TRY_AGAIN = frozenset(
     {
+        KafkaError.ILLEGAL_GENERATION,
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -61,7 +64,6 @@ _TRY_AGAIN = frozenset(
 _FENCED = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.ILLEGAL_GENERATION,
         KafkaError.FENCED_INSTANCE_ID,
     }
 )

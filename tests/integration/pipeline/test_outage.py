@@ -229,3 +229,24 @@ def test_a_killed_consumer_is_succeeded(pipeline: Pipeline) -> None:
     assert second.metric("penstock_assigned_partitions") == 4
     assert second.facts("waiting for older inserts to end") == []
     assert pipeline.problems() == []
+
+
+def test_a_joining_consumer_disturbs_nobody(pipeline: Pipeline) -> None:
+    """A commit that meets a rebalance is sent again under the new generation: no member has to
+    leave the group for it, which would be one more rebalance for all."""
+    events = made_events(17, 3000, PROJECTS)
+    settings = {**_SHORT, "BATCH_AGE_SECONDS": 0.01, "INSERTS_PER_SECOND": 1000}
+    pipeline.create_topic(partitions=8)
+    pipeline.start_consumer(**settings)
+    records = [(number % 8, value) for number, value in enumerate(packs(events, 1))]
+    second = pipeline.start_consumer(ready=False, **settings)
+    sent = 0
+    while not second.ready or sent < 1000:
+        produce(pipeline.kafka.bootstrap_servers, pipeline.topic, records[sent : sent + 8])
+        sent += 8
+        assert sent < len(records), "the second consumer is ready in time"
+    pipeline.await_landed()
+    assert [c.metric("penstock_rebalances_total", kind="rejoined") for c in pipeline.consumers] == [
+        0, 0,
+    ]  # fmt: skip
+    assert pipeline.problems() == []
