@@ -74,6 +74,7 @@ _ANY_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _ESCAPED_NUL: Final = b"\\u0000"
 _DEEPEST: Final = 16
+_MOST_TOKENS: Final = 100_000
 
 
 def posted(body: bytes, ndjson: bool, most: int) -> Posted:
@@ -156,10 +157,12 @@ def _object(body: bytes, error: msgspec.ValidationError, most: int) -> Posted:
     """A JSON object that is not one valid event: a body object, or one event that is refused."""
     try:
         events = _EVENTS_MEMBER.decode(body).events
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except msgspec.ValidationError:
         events = UNSET
+    except (msgspec.DecodeError, UnicodeDecodeError) as worse:
+        # The first mistake was found before the body's end: there are lines after it, or no JSON.
+        return _perhaps_lines(body, worse, most)
     if events is UNSET:
-        # Found while decoding an object; a later part of it may be worse than its first mistake.
         return Posted([_verdict(body, error)])
     try:
         batch = BATCHES.decode(body)
@@ -232,10 +235,15 @@ _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]+|[\]}]+', re.DOTALL)
 
 
 def _pruned(body: bytes) -> bytes:
-    """The JSON with every container below the deepest level replaced by an empty one."""
+    """The JSON with every container below the deepest level replaced by an empty one.
+
+    RecursionError when that is more work than any body of good events could make.
+    """
     kept: list[bytes] = []
     depth, copied = 0, 0
-    for token in _TOKENS.finditer(body):
+    for count, token in enumerate(_TOKENS.finditer(body)):
+        if count == _MOST_TOKENS:
+            raise RecursionError
         first = token[0][0]
         if first == 0x22:
             continue

@@ -63,9 +63,13 @@ def test_each_element_has_its_own_verdict(kinds: list[str]) -> None:
         (b"[" + b",".join(elements) + b"]", False),
         (b'{"events":[' + b",".join(elements) + b"]}", False),
         (b"\n".join(elements), True),
+        (b"\n".join([*elements, parts["good"]]), False),  # lines that nobody called so
     ):
         found = posted(body, ndjson, 10).events
-        assert [isinstance(event, Event) for event in found] == [k == "good" for k in kinds]
+        expected = [kind == "good" for kind in kinds]
+        if len(found) > len(kinds):
+            expected.append(True)
+        assert [isinstance(event, Event) for event in found] == expected
 
 
 def test_the_id_of_a_refused_event_is_told() -> None:
@@ -83,3 +87,14 @@ def test_the_cap_on_events_is_inclusive(count: int) -> None:
     else:
         with pytest.raises(Rejected, match="more than 10"):
             posted(body, False, 10)
+
+
+def test_a_bad_first_line_does_not_hide_the_others() -> None:
+    body = b'{"session_id":5,"name":"n"}\n' + json.dumps(GOOD).encode()
+    found = posted(body, False, 10).events
+    assert [isinstance(event, Event) for event in found] == [False, True]
+
+
+def test_deep_json_that_is_too_much_work_is_refused_as_a_whole() -> None:
+    found = posted(b'[{"a":' * 150_000, False, 10).events
+    assert [event.refusal.code for event in found if isinstance(event, Bad)] == ["too_deep"]
