@@ -101,6 +101,11 @@ class Packer:
         if pack is None:
             pack = self._new(lane)
         room = self._most_bytes - pack.bytes
+        if len(lines) == 1 and len(lines[0]) < room:  # nearly every post of a browser
+            pack.lines.append(lines[0])
+            pack.waiters.append((waiter, at))
+            pack.bytes += len(lines[0]) + 1
+            return 1
         for index, single in enumerate(lines):
             room -= len(single) + 1
             if room < 0 and (pack.lines or index > begin):
