@@ -68,19 +68,15 @@ def plan(seed: int, seconds: float) -> list[Step]:
 
 
 class Chaos:
-    """`parts`: what may be killed, by name. Consumers are added as they start."""
+    """`parts`: what may be killed beside the consumers, by name."""
 
     def __init__(self, pipeline: Pipeline, parts: dict[str, Child]) -> None:
         self.kills: Counter[str] = Counter()
         self.exits: list[tuple[str, int | None]] = []
         self._pipeline = pipeline
-        self._parts = parts
+        self._parts = parts | {c.child.name: c.child for c in pipeline.consumers}
         self._back_at: dict[str, float] = {}
         self._left: set[str] = set()
-
-    def start_consumer(self) -> None:
-        consumer = self._pipeline.start_consumer(ready=False, **SETTINGS)
-        self._parts[consumer.child.name] = consumer.child
 
     def run(self, steps: list[Step]) -> None:
         began = time.monotonic()
@@ -105,7 +101,8 @@ class Chaos:
 
     def _do(self, step: Step) -> None:
         if step.act == "join":
-            self.start_consumer()
+            consumer = self._pipeline.start_consumer(ready=False, **SETTINGS)
+            self._parts[consumer.child.name] = consumer.child
             return
         child = self._parts.get(step.part)
         if child is None or not child.alive or step.part in self._left:
