@@ -150,7 +150,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(problem(400, "this server speaks HTTP/1.1 only"))
+            # The request was taken as plain HTTP/1.1; what follows it is another protocol's.
+            self._deaf = self._eof = True
+            if not self._open and self._transport is not None:
+                self._transport.close()
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if isinstance(cause, Rejected):

@@ -194,6 +194,16 @@ def test_connection_close_is_obeyed(shim: Shim) -> None:
         assert wire.closed()
 
 
+def test_an_upgrade_is_not_taken_up(shim: Shim) -> None:
+    with Wire(shim.port) as wire:
+        wire.send(
+            b"GET /penstock.js HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+        )
+        assert wire.reply().status == 200
+        assert wire.closed()
+
+
 def test_head_has_no_body(shim: Shim) -> None:
     with Wire(shim.port) as wire:
         wire.send(b"HEAD /penstock.js HTTP/1.1\r\nHost: x\r\n\r\n")
