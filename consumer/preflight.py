@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka.admin import AdminClient
-from schemas.check import differences
 
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
 from consumer.kafka import connection, topic_identity
 from consumer.ports import LogError
+from schemas.check import differences
 from schemas.tables import LANDING
 
 
