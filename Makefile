@@ -2,12 +2,13 @@
 # and a part of the tests need Java 17 and Maven too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format test-matrix clean clean-data
+.PHONY: help run test bench check lint format test-matrix clean clean-data
 
 PYTHON ?= python3
 KAFKA ?= embedded
 DATA ?= .penstock
 TESTS ?=
+BENCH ?=
 MATRIX ?= 2.1.1 3.6.0
 
 BIN := .venv/bin
@@ -27,9 +28,9 @@ test: $(READY) ## all tests; TESTS='tests/unit -k name' for some
 
 check: lint test ## format, lint, types, tests: what CI runs
 
+# Ruff without its cache: how imports are sorted depends on which modules there are.
 lint: $(READY) ## format, lint and types, without changing anything
 	$(BIN)/ruff format --check .
-	# Without its cache: how imports are sorted depends on which modules there are.
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
@@ -50,11 +51,8 @@ matrix-%: .penstock/matrix/%/.ready
 	$(UV) pip install --quiet --python .penstock/matrix/$*/bin/python chdb==$*
 	@touch $@
 
-ifneq ($(wildcard tests/bench/__main__.py),)
-.PHONY: bench
-bench: $(READY) ## the benchmark, as a table and as JSON
-	$(BIN)/python -m tests.bench
-endif
+bench: $(READY) ## the benchmark, as a table and as JSON; BENCH=--help for its options
+	$(BIN)/python -m tests.bench $(BENCH)
 
 clean: ## remove the environment and all caches; the trial's data stays
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .penstock/matrix
