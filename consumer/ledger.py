@@ -2,8 +2,11 @@
 
 Every commit of ours carries one line of text in Kafka's commit metadata:
 
-    penstock1:open:EPOCH:VERSION:TOPIC_ID:TIME:CRC                      nothing is being written
-    penstock1:intent:END:COUNT:DIGEST:EPOCH:VERSION:TOPIC_ID:TIME:CRC   [offset, END) is
+    penstock1:open:EPOCH:VERSION:TOPIC_ID:TIME:CRC                          nothing is being written
+    penstock1:intent:END:COUNT:DIGEST:EPOCH:VERSION:TOPIC_ID:TIME:SENT:CRC  [offset, END) is
+
+A replay announces the same intent again. SENT alone tells the two commits apart: without it an
+owner that looks whether its own was applied would take the one before it for it.
 
 The checksum covers the offset too, so that a commit which was moved by a tool is not taken for one
 of ours, even where the tool kept the metadata. Anything else (none, another's, cut, corrupt, too
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consumer.batch import Batch
 
@@ -29,7 +32,8 @@ _MARK = "penstock1"
 _ID = r"[A-Za-z0-9._=+/-]{1,300}"
 _OPEN = re.compile(rf"{_MARK}:open:(\d+):(\d+):({_ID}):(\d+):([0-9a-f]{{8}})")
 _INTENT = re.compile(
-    rf"{_MARK}:intent:(\d+):(\d+):([0-9a-f]{{16}}):(\d+):(\d+):({_ID}):(\d+):([0-9a-f]{{8}})"
+    rf"{_MARK}:intent:(\d+):(\d+):([0-9a-f]{{16}}):(\d+):(\d+):({_ID}):(\d+):(\d+)"
+    r":([0-9a-f]{8})"
 )
 
 
@@ -55,7 +59,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`[first, end)` is being written, announced at `time_ms` (epoch milliseconds)."""
+    """`[first, end)` is being written, announced at `time_ms`, and in this commit at `sent_ms`
+    (epoch milliseconds). Two intents are equal when they announce the same insert."""
 
     first: int
     end: int
@@ -65,6 +70,7 @@ class Intent:
     version: int
     topic_id: str
     time_ms: int
+    sent_ms: int = field(default=0, compare=False)
 
     def matches(self, batch: Batch) -> bool:
         """Whether this is the very text that was announced."""
@@ -78,14 +84,13 @@ class Intent:
 
 def encode(offset: int, note: Open | Intent) -> str:
     """The metadata for a commit at `offset`."""
-    match note:
-        case Open():
-            text = f"{_MARK}:open:{note.epoch}:{note.version}:{note.topic_id}:{note.time_ms}"
-        case Intent():
-            text = (
-                f"{_MARK}:intent:{note.end}:{note.count}:{note.digest}:{note.epoch}"
-                f":{note.version}:{note.topic_id}:{note.time_ms}"
-            )
+    if isinstance(note, Open):
+        text = f"{_MARK}:open:{note.epoch}:{note.version}:{note.topic_id}:{note.time_ms}"
+    else:
+        text = (
+            f"{_MARK}:intent:{note.end}:{note.count}:{note.digest}:{note.epoch}"
+            f":{note.version}:{note.topic_id}:{note.time_ms}:{note.sent_ms}"
+        )
     return f"{text}:{_checksum(offset, text)}"
 
 
@@ -100,12 +105,13 @@ def decode(offset: int, metadata: str | None) -> Open | Intent | None:
         epoch, version, topic_id, time_ms, _ = found.groups()
         return Open(int(epoch), int(version), topic_id, int(time_ms))
     if found := _INTENT.fullmatch(metadata):
-        end, count, digest, epoch, version, topic_id, time_ms, _ = found.groups()
+        end, count, digest, epoch, version, topic_id, time_ms, sent_ms, _ = found.groups()
         if int(end) <= offset:
             return None
         return Intent(
-            offset, int(end), int(count), digest, int(epoch), int(version), topic_id, int(time_ms)
-        )
+            offset, int(end), int(count), digest, int(epoch), int(version), topic_id,
+            int(time_ms), int(sent_ms),
+        )  # fmt: skip
     return None
 
 

@@ -39,7 +39,7 @@ from enum import Enum
 
 from consumer.batch import Batch, Filling, Records
 from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode, token
-from consumer.recovery import Begin, Commit, Coverage, Halt, Replay, Wait, judge, plan
+from consumer.recovery import Commit, Coverage, Halt, Replay, Wait, judge, plan
 from consumer.retry import Backoff
 
 
@@ -290,12 +290,13 @@ class Partition:
 
     @property
     def replaying(self) -> bool:
-        """A replay's range is still being read: it must not be paused."""
-        return bool(self._replays)
+        """A replay's range is still being read, and nothing can be sent before it is whole: it
+        must not be paused."""
+        return bool(self._replays) and not self._ready
 
     @property
     def wants_records(self) -> bool:
-        return self._filling is not None and (self.replaying or len(self._ready) < self.READY)
+        return self._filling is not None and len(self._ready) < self.READY
 
     @property
     def drained(self) -> bool:
@@ -392,7 +393,7 @@ class Partition:
             return self._again(now)
         if self.phase is Phase.WAITING and now.seconds >= self._quiet_at:
             self.phase = Phase.PLANNING
-            return self._read_coverage()
+            return [ReadCommit()]  # and then the table: neither is believed from before the wait
         if (
             self.phase is Phase.READING
             and self._filling is not None
@@ -423,25 +424,23 @@ class Partition:
         self._failures = 0
         judgement = judge(self._commit, self.source.topic_id)
         waited = now.seconds >= self._quiet_at
-        match plan(judgement, self._commit, coverage, now.ms, waited=waited):
-            case Wait(why):
-                self.phase = Phase.WAITING
-                return [Report("waiting", why)]
-            case Halt(why):
-                return self._halt(why)
-            case Begin(offset, epoch, replays):
-                self.phase = Phase.READING
-                self._planned_at = now.seconds
-                self._epoch = epoch
-                self._replays = deque(replays)
-                first = replays[0].first if replays else offset
-                self._filling = Filling(first)
-                commands: list[Command] = [Fetch(first)]
-                if judgement.note is None and not replays:
-                    # Makes the partition ours: from here on nobody has to wait or guess.
-                    commands += self._commit_open(offset, now)
-                return commands
-        raise AssertionError("a plan is one of the three")
+        found = plan(judgement, self._commit, coverage, now.ms, waited=waited)
+        if isinstance(found, Wait):
+            self.phase = Phase.WAITING
+            return [Report("waiting", found.why)]
+        if isinstance(found, Halt):
+            return self._halt(found.why)
+        self.phase = Phase.READING
+        self._planned_at = now.seconds
+        self._epoch = found.epoch
+        self._replays = deque(found.replays)
+        first = found.replays[0].first if found.replays else found.offset
+        self._filling = Filling(first)
+        commands: list[Command] = [Fetch(first)]
+        if judgement.note is None and not found.replays:
+            # Makes the partition ours: from here on nobody has to wait or guess.
+            commands += self._commit_open(found.offset, now)
+        return commands
 
     def _again_from_commit(self) -> list[Command]:
         """Past a deadline: forget what is in flight and buffered, and plan from Kafka's commit."""
@@ -505,6 +504,7 @@ class Partition:
             version=ROWS_VERSION,
             topic_id=self.source.topic_id,
             time_ms=now.ms if replay is None else replay.time_ms,
+            sent_ms=now.ms,
         )
         self._flight = _Flight(batch, intent)
         if replay is not None:
@@ -524,8 +524,8 @@ class Partition:
         again = self._sent is not None and self._sent.metadata == metadata
         first_at = self._sent.first_at if again and self._sent is not None else now.seconds
         self._sent = _Sent(offset, metadata, first_at)
-        if self._flight is not None:
-            self._flight.deadline = now.seconds + self._limits.insert_deadline_seconds
+        assert self._flight is not None
+        self._flight.deadline = now.seconds + self._limits.insert_deadline_seconds
         return [SendCommit(offset, metadata)]
 
     def _answered(self, event: CommitAnswered, now: Now) -> list[Command]:
@@ -650,10 +650,9 @@ class Partition:
                 return self._check()
             case Phase.BACKING_OFF:
                 return [] if self._stopping else self._insert(now)
-            case Phase.PREPARING | Phase.COMMITTING:
-                assert self._sent is not None
-                return self._send_commit(self._sent.offset, self._sent.metadata, now)
-        return []
+        # PREPARING or COMMITTING: the same commit, which was refused
+        assert self._sent is not None
+        return self._send_commit(self._sent.offset, self._sent.metadata, now)
 
     # --- ends --------------------------------------------------------------------------------
 

@@ -140,14 +140,19 @@ def plan(
     """The plan. `waited`: since this assignment began, every older insert has had time to end."""
     match judgement.note:
         case Open() as note:
-            return _after_open(note, judgement.start, coverage)
+            return _after_open(note, judgement.start, commit, coverage)
         case Intent() as note:
             return _after_intent(note, commit, coverage, now_ms, waited=waited)
-        case None:
+        case _:
             return _after_foreign(commit, coverage, now_ms, waited=waited)
 
 
-def _after_open(note: Open, start: int, coverage: Coverage) -> Plan:
+def _after_open(note: Open, start: int, commit: Commit, coverage: Coverage) -> Plan:
+    if commit.low > start:
+        return Halt(
+            f"commit at {start} lies before the log's start {commit.low}: the records between are "
+            "gone. Reset the group's offsets, while it has no members, to go on without them"
+        )
     if coverage.batches:
         return Halt(
             f"commit at {start} says that nothing is open, but {_named(coverage.batches)} landed "
