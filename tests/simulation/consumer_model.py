@@ -166,6 +166,9 @@ class Consumer:
         position = self._positions.get(number)
         if position is None:
             return []
+        if position < self._kafka.lows[number]:
+            self.rejoin_why = "out of range"
+            return []
         offsets, values = self._kafka.fetch(number, position, rng.randint(1, 4))
         if not offsets:
             return []

@@ -114,6 +114,21 @@ RESET = Profile(
     records=8,
     steps=400,
 )
+RESET_WHILE_INSERTING = Profile(
+    "reset while inserting",
+    {
+        "rebalance": 1.0,
+        "reset": 2.5,
+        "insert given up": 2.0,
+        "server step": 5.0,
+        "start consumer": 40.0,
+        "assign": 40.0,
+        "time passes": 5.0,
+        "long pause": 0.7,
+    },
+    records=5,
+    steps=350,
+)
 VERSIONS = Profile("versions", {**_EVERYDAY, "crash": 3.0}, versions=(1, 2))
 
 PROFILES = (
@@ -126,5 +141,6 @@ PROFILES = (
     OLD_BY_ENTRIES,
     OLD_BY_TIME,
     RESET,
+    RESET_WHILE_INSERTING,
     VERSIONS,
 )

@@ -101,7 +101,7 @@ class Kafka:
         self, partition: int, position: int, most: int
     ) -> tuple[list[int], list[bytes | None]]:
         shown = self.logs[partition][: self.visible[partition]]
-        found = [(o, v) for o, v in shown if o >= max(position, self.lows[partition])][:most]
+        found = [(o, v) for o, v in shown if o >= position][:most]
         return [o for o, _ in found], [v for _, v in found]
 
 

@@ -42,7 +42,7 @@ def run(seed: int, profile: Profile) -> Outcomes:
         world.faulty()
         world.calm()
     except (Violation, AssertionError) as error:
-        told = "\n".join(f"  {line}" for line in world.watch.schedule[-120:])
+        told = "\n".join(f"  {line}" for line in world.watch.schedule[-400:])
         raise Failed(f"{profile.name!r}, seed {seed}: {error}\nschedule:\n{told}") from error
     finally:
         rows_version(ROWS_VERSION)
