@@ -24,7 +24,7 @@ Act = Literal["kill", "join", "leave"]
 _EVERY_SECONDS = 2.5
 _AWAY_SECONDS = 3.0
 _AIM_SECONDS = 1.0
-_OFTEN = {"front": 4, "consumer-1": 2, "consumer-2": 2, "consumer-3": 2, "shim": 2, "kafka": 1}
+_OFTEN = {"front": 4, "consumer-1": 2, "consumer-2": 2, "consumer-3": 2, "shim": 2}
 # Where a kill is worth most: while a batch is announced, written or committed.
 _AIMS = ("preparing", "inserting", "inserting", "checking", "committing")
 SETTINGS: dict[str, Any] = {
@@ -52,9 +52,13 @@ class Step:
 
 
 def plan(seed: int, seconds: float) -> list[Step]:
-    """Kills all along; in the first half a third consumer joins, towards the end one leaves."""
+    """Kills all along; in the first half a third consumer joins, towards the end one leaves. The
+    broker dies once, late: while it is away little else can go wrong, and it is slow to start."""
     rng = random.Random(seed)
     steps = [
+        Step(
+            rng.uniform(0.5, 0.8) * seconds, "kill", "kafka", rng.uniform(0, 1), rng.choice(_AIMS)
+        ),
         Step(rng.uniform(0.1, 0.5) * seconds, "join", "consumer-3"),
         Step(rng.uniform(0.6, 0.9) * seconds, "leave", rng.choice(("consumer-1", "consumer-2"))),
     ]
@@ -111,18 +115,20 @@ class Chaos:
             self._left.add(step.part)
             child.signal(signal.SIGTERM)
             return
-        if step.aim and self._aim(step.aim):
+        if step.aim and self._aim(step):
             self.kills[f"{step.part} {step.aim}"] += 1
         else:
             self.kills[step.part] += 1
         child.kill()
         self._back_at[step.part] = time.monotonic() + step.away
 
-    def _aim(self, phase: str) -> bool:
-        """Wait a little for a partition in this phase."""
+    def _aim(self, step: Step) -> bool:
+        """Wait a little for a partition in this phase: the victim's own, or anybody's."""
+        everybody = self._pipeline.consumers
+        aimed = [c for c in everybody if c.child.name == step.part] or everybody
         until = time.monotonic() + _AIM_SECONDS
         while time.monotonic() < until:
-            if any(consumer.phases().get(phase) for consumer in self._pipeline.consumers):
+            if any(consumer.phases().get(step.aim) for consumer in aimed):
                 return True
         return False
 

@@ -104,6 +104,39 @@ def test_clickhouse_dies_in_the_middle_of_an_insert(
     assert consumer.metric("penstock_insert_errors_total", reason="failed") > 0
 
 
+@pytest.mark.parametrize("lands", [True, False])
+def test_a_consumer_dies_in_the_middle_of_an_insert(
+    lonely: Pipeline, own_clickhouse: OwnClickHouse, lands: bool
+) -> None:
+    """Its insert lands after its death, or dies with the server: the successor sends the announced
+    range again, and either way it counts once."""
+    events = made_events(18, 3000, PROJECTS)
+    lonely.create_topic(partitions=2)
+    settings = {**_SHORT, "INSERT_DEADLINE_SECONDS": 30, "INSERT_MAX_SECONDS": 30}
+    first = lonely.start_consumer(**settings)
+    _produce(lonely, events[:1000])
+    lonely.await_landed()
+    before = lonely.landed_rows()
+
+    own_clickhouse.child.signal(signal.SIGSTOP)
+    _produce(lonely, events[1000:2000])
+    wait_until(lambda: first.phases().get("inserting") == 2, 20, "both partitions are inserting")
+    first.child.kill()
+    _produce(lonely, events[2000:])
+    if lands:
+        own_clickhouse.child.signal(signal.SIGCONT)
+        wait_until(lambda: lonely.landed_rows() > before, 20, "an insert lands by itself")
+    else:
+        own_clickhouse.kill()
+        own_clickhouse.start()
+        assert lonely.landed_rows() == before
+    second = lonely.start_consumer(**settings)
+    lonely.await_landed()
+    assert second.metric("penstock_batches_total", outcome="replayed") == 2
+    assert second.facts("waiting for older inserts to end") == []
+    assert lonely.problems() == []
+
+
 def test_a_refused_batch_holds_up_only_its_own_partition(pipeline: Pipeline) -> None:
     """A record that ClickHouse cannot take waits, and says so; the other partitions go on."""
     events = made_events(13, 900, PROJECTS)
