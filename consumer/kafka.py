@@ -42,11 +42,13 @@ from consumer.recovery import Commit, judge
 from schemas.logs import fact
 
 log = logging.getLogger("consumer.kafka")
+_library_log = logging.getLogger("consumer.librdkafka")
 
 _CALL_SECONDS = 10.0
 _FETCH_BYTES = 1 << 20
 _LEAST_MESSAGES, _MOST_MESSAGES = 20, 2000
 _PREFETCH_KIB = 16 * 1024
+_LOG_SECONDS = 30.0
 
 # Refused for certain, and worth another try. Any other error may mean that it was applied.
 # An old generation is what a commit meets that was under way while a rebalance ended. A member that
@@ -94,8 +96,9 @@ def connection(settings: ConsumerSettings) -> dict[str, Any]:
     }
 
 
-def topic_identity(admin: AdminClient, topic: str) -> tuple[str, str]:
+def topic_identity(settings: ConsumerSettings) -> tuple[str, str]:
     """(cluster id, topic id). Raises LogError with what to do when there is no such topic."""
+    admin, topic = AdminClient(connection(settings), logger=_library_log), settings.kafka_topic
     try:
         cluster = admin.list_topics(timeout=_CALL_SECONDS)
         cluster_id = cluster.cluster_id or ""
@@ -108,6 +111,25 @@ def topic_identity(admin: AdminClient, topic: str) -> tuple[str, str]:
         if code == KafkaError._UNSUPPORTED_FEATURE:
             return cluster_id, f"{cluster_id}.{topic}"
         raise LogError(f"Kafka: {error.args[0].str()}") from error
+
+
+class _Sparing(logging.Filter):
+    """While a broker is away librdkafka says so at each try, many times a second. Of each kind of
+    its messages one in `_LOG_SECONDS` passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.getMessage().partition(" ")[0]
+        if record.created - self._last.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
+            return False
+        self._last[kind] = record.created
+        return True
+
+
+_library_log.addFilter(_Sparing())
 
 
 class KafkaLog:
@@ -123,6 +145,7 @@ class KafkaLog:
         self._paused: set[int] = set()
         self._messages = _LEAST_MESSAGES
         self._broken: str | None = None
+        self._trouble: int | None = None  # the code of the error that was logged last
 
     # --- membership --------------------------------------------------------------------------
 
@@ -131,7 +154,7 @@ class KafkaLog:
         self._broken = None
         self._owned.clear()
         self._paused.clear()
-        self._identity = topic_identity(AdminClient(connection(self._settings)), self._topic)
+        self._identity = topic_identity(self._settings)
         session_ms = int(self._settings.session_timeout_seconds * 1000)
         self._consumer = Consumer(
             {
@@ -152,7 +175,7 @@ class KafkaLog:
                 "on_commit": self._on_commit,
                 "error_cb": self._on_error,
             },
-            logger=log,
+            logger=_library_log,
         )
         self._consumer.subscribe(
             [self._topic],
@@ -195,6 +218,7 @@ class KafkaLog:
             fetched[partition] = records if before is None else _joined(before, records)
             self._owned[partition] = records.position
         if size:
+            self._heard()
             # About a megabyte at a time: larger bites cost page faults, smaller ones calls.
             wanted = len(messages) * _FETCH_BYTES // size
             self._messages = max(_LEAST_MESSAGES, min(_MOST_MESSAGES, wanted))
@@ -228,7 +252,7 @@ class KafkaLog:
         if error.fatal() or error.code() not in _PASSING:
             self._broken = f"Kafka: {error.str()}"
         else:
-            fact(log, logging.WARNING, "Kafka is in trouble", error=error.str())
+            self._on_error(error)
 
     def read_from(self, partition: int, offset: int) -> None:
         assert self._consumer is not None
@@ -278,6 +302,8 @@ class KafkaLog:
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         assert self._listener is not None
+        if error is None:
+            self._heard()
         for offset in offsets:
             # Each partition has an outcome of its own: one may fail where another is applied.
             answer = _answer(offset.error or error)
@@ -342,7 +368,15 @@ class KafkaLog:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._broken = f"Kafka: {error.str()}"
-        fact(log, logging.WARNING, "Kafka reports", error=error.str())
+        if self._trouble != error.code():
+            self._trouble = error.code()
+            fact(log, logging.WARNING, "Kafka is in trouble", error=error.str())
+
+    def _heard(self) -> None:
+        """Kafka gave an answer: whatever was wrong is over."""
+        if self._trouble is not None:
+            self._trouble = None
+            fact(log, logging.INFO, "Kafka answers again")
 
 
 _partition: Callable[[Any], int] = Message.partition  # type: ignore[assignment]

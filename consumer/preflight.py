@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from confluent_kafka.admin import AdminClient
 
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
-from consumer.kafka import connection, topic_identity
+from consumer.kafka import topic_identity
 from consumer.ports import LogError
 from schemas.check import differences
 from schemas.tables import LANDING
@@ -39,7 +38,7 @@ def check(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
 
 def _kafka(settings: ConsumerSettings) -> list[Finding]:
     try:
-        topic_identity(AdminClient(connection(settings)), settings.kafka_topic)
+        topic_identity(settings)
     except LogError as error:
         if "does not exist" in str(error):
             return [
