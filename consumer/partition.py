@@ -327,6 +327,7 @@ class Partition:
     def begin(self, commit: Commit, now: Now) -> list[Command]:
         """Plan from Kafka's commit: at assignment, and again past a deadline."""
         self._commit = commit
+        self._again_at = None
         self.phase = Phase.PLANNING
         return self._read_coverage()
 
@@ -421,7 +422,7 @@ class Partition:
 
     def _plan(self, coverage: Coverage, now: Now) -> list[Command]:
         assert self._commit is not None
-        self._failures = 0
+        self._failures, self._again_at = 0, None
         judgement = judge(self._commit, self.source.topic_id)
         waited = now.seconds >= self._quiet_at
         found = plan(judgement, self._commit, coverage, now.ms, waited=waited)
@@ -613,7 +614,7 @@ class Partition:
         flight = self._flight
         assert flight is not None
         assert flight.batch is not None
-        self._failures = 0
+        self._failures, self._again_at = 0, None
         if missing:
             return self._halt(
                 f"[{flight.batch.first}, {flight.batch.end}) was acknowledged, but ClickHouse "

@@ -29,7 +29,7 @@ from consumer.partition import (
     SendInsert,
     StampsRead,
 )
-from consumer.recovery import Commit
+from consumer.recovery import Commit, Coverage
 from tests.unit.consumer.owner import (
     LIMITS,
     SOURCE,
@@ -169,16 +169,17 @@ class Watched:
             assert part.outstanding is None
 
 
-@given(COMMITS, COVERAGES, st.lists(ACTIONS, max_size=40))
+@given(COMMITS, st.none() | COVERAGES, st.lists(ACTIONS, max_size=40))
 @example(nothing_open(0), coverage(), [("records", 6), ("answer", Answer.LOST), ("time", 31.0)])
 @example(committed(intent(0, 4, at=990)), coverage(), [("records", 3), ("time", 31.0)])
+@example(nothing_open(0), None, [ReadFailed("away"), CoverageRead(coverage()), ("time", 2.0)])
 def test_no_order_of_events_breaks_a_rule(
-    commit: Commit, table: object, actions: list[Event | tuple[str, object]]
+    commit: Commit, table: Coverage | None, actions: list[Event | tuple[str, object]]
 ) -> None:
     watched = Watched()
     watched.carry_out(watched.partition.begin(commit, watched.now))
-    assert not isinstance(table, tuple)
-    watched.on(CoverageRead(table))  # type: ignore[arg-type]
+    if table is not None:
+        watched.on(CoverageRead(table))
     for action in actions:
         watched.act(action)
         watched.check()
