@@ -1,0 +1,150 @@
+"""Imports run one way, and the pure core knows nothing of the world. Read from the source text."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PURE = ("batch", "ledger", "recovery", "partition", "assignment", "retry")
+ADAPTERS = ("kafka", "clickhouse")
+
+# What each pure module may know of the consumer: always something further down.
+KNOWS = {
+    "batch": set(),
+    "retry": set(),
+    "ledger": {"batch"},
+    "recovery": {"batch", "ledger"},
+    "partition": {"batch", "ledger", "recovery", "retry"},
+    "assignment": {"batch", "partition"},
+}
+ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "partition", "config"}
+# The types that the ports speak with: what an adapter may take of the modules that decide.
+SPOKEN = {
+    "partition": {
+        "Answer", "CommitAnswered", "CoverageRead", "InsertAnswered", "Outcome", "ReadFailed",
+        "StampsRead",
+    },
+    "recovery": {"Commit", "Coverage", "Covered", "Judgement", "judge"},
+}  # fmt: skip
+# All that the core needs of the standard library and of others. A word for each newcomer: no clock,
+# no thread, no randomness, no I/O, no logging, no metrics.
+PURE_LIBRARIES = {
+    "__future__", "collections", "collections.abc", "dataclasses", "enum", "typing",
+    "re", "zlib", "xxhash", "numpy",
+}  # fmt: skip
+UNCLEAN_BUILTINS = {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+def modules(package: str) -> list[Path]:
+    found = sorted((ROOT / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def imports(path: Path) -> list[tuple[str, str]]:
+    """(module, name) of every import anywhere in a file; name is empty for `import module`."""
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            here = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*here, *(node.module or "").split(".")]).rstrip(".")
+            found += [(module, alias.name) for alias in node.names]
+    return found
+
+
+def of_package(path: Path, package: str) -> set[str]:
+    """Modules of a package that a file imports, by their name in it."""
+    found = set()
+    for module, name in imports(path):
+        first, _, rest = module.partition(".")
+        if first == package:
+            found.add(rest.split(".")[0] if rest else name)
+    return found - {""}
+
+
+def consumer(name: str) -> Path:
+    return ROOT / "consumer" / f"{name}.py"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_pure_core_imports_one_way(name: str) -> None:
+    assert of_package(consumer(name), "consumer") <= KNOWS[name]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_pure_core_has_no_io_clock_threads_logging_or_metrics(name: str) -> None:
+    outside = {module for module, _ in imports(consumer(name)) if module != "consumer"}
+    assert {m for m in outside if not m.startswith("consumer.")} <= PURE_LIBRARIES
+    tree = ast.parse(consumer(name).read_text(encoding="utf-8"))
+    called = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert not called & UNCLEAN_BUILTINS
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_know_the_ports_and_what_these_speak_with(name: str) -> None:
+    assert of_package(consumer(name), "consumer") <= ADAPTERS_KNOW
+    for module, spoken in SPOKEN.items():
+        taken = {what for m, what in imports(consumer(name)) if m == f"consumer.{module}"}
+        assert taken <= spoken, f"{name} takes more of {module} than the ports speak with"
+
+
+def test_ports_know_no_adapter() -> None:
+    known = {"batch", "ledger", "partition", "recovery"}
+    assert of_package(consumer("ports"), "consumer") <= known
+
+
+def test_the_runner_knows_ports_and_no_adapter() -> None:
+    assert not of_package(consumer("runner"), "consumer") & {*ADAPTERS, "__main__", "preflight"}
+    assert "assignment" in of_package(consumer("runner"), "consumer")
+
+
+def test_main_starts_the_runner() -> None:
+    assert "runner" in of_package(consumer("__main__"), "consumer")
+
+
+@pytest.mark.parametrize("package", ["consumer", "producer_shim", "schemas", "deploy", "tests"])
+def test_nothing_imports_a_main(package: str) -> None:
+    for path in modules(package):
+        for module, name in imports(path):
+            assert "__main__" not in (*module.split("."), name) or package == "tests", path
+
+
+def test_nothing_in_the_consumer_below_the_shell_imports_the_shell() -> None:
+    shell = {"runner", "__main__", "preflight", "admin", "metrics"}
+    for name in (*PURE, *ADAPTERS, "ports", "config"):
+        assert not of_package(consumer(name), "consumer") & shell, name
+
+
+def test_there_is_no_cycle_in_the_consumer() -> None:
+    graph = {p.stem: of_package(p, "consumer") - {p.stem} for p in modules("consumer")}
+    while graph:
+        ready = {name for name, needs in graph.items() if not needs & graph.keys()}
+        assert ready, f"a cycle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in ready}
+
+
+@pytest.mark.parametrize(
+    ("package", "stranger"),
+    [
+        ("producer_shim", "consumer"),
+        ("consumer", "producer_shim"),
+        ("schemas", "consumer"),
+        ("schemas", "producer_shim"),
+        ("consumer", "deploy"),
+        ("producer_shim", "deploy"),
+        ("schemas", "deploy"),
+        ("consumer", "tests"),
+        ("producer_shim", "tests"),
+        ("schemas", "tests"),
+    ],
+)
+def test_packages_that_never_import_each_other(package: str, stranger: str) -> None:
+    for path in modules(package):
+        roots = {module.split(".")[0] for module, _ in imports(path)}
+        assert stranger not in roots, path
