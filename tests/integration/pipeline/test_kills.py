@@ -51,8 +51,7 @@ def test_kills_lose_nothing_and_double_nothing(
     pipeline.create_topic(partitions=8)
     shim = pipeline.start_shim()
     events = made_events(SEED, EVENTS, PROJECTS, turns=("2026-02-28", "2026-03-31"))
-    for _ in range(2):
-        pipeline.start_consumer(**SETTINGS)
+    pipeline.start_consumers(2, **SETTINGS)
     # With a first commit on every partition; until then their owners would mostly wait.
     calm = Loader(pipeline.shim_port, events[:_CALM], seed=SEED, body_events=20).run()
     pipeline.await_landed()

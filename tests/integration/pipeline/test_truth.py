@@ -30,8 +30,7 @@ def test_every_table_equals_the_truth(pipeline: Pipeline) -> None:
 
     pipeline.create_topic(partitions=8)
     pipeline.start_shim()
-    for _ in range(2):
-        pipeline.start_consumer(BATCH_AGE_SECONDS=1, BATCH_ROWS=10_000)
+    pipeline.start_consumers(2, BATCH_AGE_SECONDS=1, BATCH_ROWS=10_000, SESSION_TIMEOUT_SECONDS=6)
     loaded = Loader(pipeline.shim_port, [made for _, made in order], seed=SEED).run()
     assert loaded.refused == {}
     assert loaded.answers.keys() == {"202"}
