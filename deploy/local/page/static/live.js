@@ -57,6 +57,8 @@
     at("rate").textContent = last && last < 10 ? last.toFixed(1) : whole.format(Math.round(last));
   }
 
+  const counted = (n, one, many) => `${whole.format(n)} ${n === 1 ? one : many}`;
+
   function showLedger(ledger) {
     const card = at("ledger");
     const [verdict, details, list] = card.children;
@@ -66,10 +68,10 @@
       details.textContent = "The first event makes the first one.";
     } else {
       verdict.textContent = ledger.ok ? "Batches tile the log: no gap, no overlap, no double" : "The ledger has a fault";
-      details.textContent = `${whole.format(ledger.batches)} batches, ${whole.format(ledger.rows)} rows: `
+      details.textContent = `${counted(ledger.batches, "batch", "batches")}, ${counted(ledger.rows, "row", "rows")}: `
         + "each row of the table carries the range of the log it came from";
     }
-    at("batches").textContent = `in ${whole.format(ledger.batches)} batches`;
+    at("batches").textContent = `in ${counted(ledger.batches, "batch", "batches")}`;
     list.replaceChildren(...ledger.faults.map((fault) => element("li", fault)));
   }
 
