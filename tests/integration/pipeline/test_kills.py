@@ -22,8 +22,8 @@ from tests.fixtures.pipeline import PROJECTS, Pipeline, line_problems
 from tests.integration.pipeline.chaos import SETTINGS, Chaos, plan
 
 SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10**6)))
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "45"))
-EVENTS = int(os.environ.get("CHAOS_EVENTS", "40000"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "30"))
+EVENTS = int(os.environ.get("CHAOS_EVENTS", "30000"))
 _CALM = 2000
 
 _TELLING = (

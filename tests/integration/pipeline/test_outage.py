@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.fixtures.tables import Topic, ledger_problems, rows_of
 _SHORT: dict[str, Any] = {
     "BATCH_AGE_SECONDS": 0.2,
     "INSERT_DEADLINE_SECONDS": 2,
-    "INSERT_MAX_SECONDS": 2,
+    "INSERT_MAX_SECONDS": 4,
     "COMMIT_TIMEOUT_SECONDS": 2,
     "SESSION_TIMEOUT_SECONDS": 6,
 }
@@ -65,10 +66,10 @@ def test_clickhouse_is_away_for_longer_than_the_deadline(
     own_clickhouse.kill()
     _produce(lonely, events[1000:2000])
     wait_until(lambda: consumer.metric("penstock_clickhouse_up") == 0, 20, "it is seen to be away")
-    until = time.monotonic() + 2 * (2 + 2)  # twice the time in which an insert must be over
+    until = time.monotonic() + 2 + 4  # the time in which an insert must be over
     wait_until(lambda: time.monotonic() >= until, 20, "every deadline has passed")
     _produce(lonely, events[2000:])
-    assert lonely.lag() > 0
+    assert sum(lonely.lags().values()) > 0
     assert consumer.metric("penstock_insert_errors_total", reason="unsent") > 0
 
     own_clickhouse.start()
@@ -82,7 +83,10 @@ def test_clickhouse_is_away_for_longer_than_the_deadline(
         for fact in consumer.facts()
         if fact["message"] in ("ClickHouse answers", "ClickHouse is away: waiting")
     ]
-    assert said == ["ClickHouse answers", "ClickHouse is away: waiting", "ClickHouse answers"]
+    # Once a change of state, whatever the number of tries. A slow machine may see more changes.
+    assert said[:3] == ["ClickHouse answers", "ClickHouse is away: waiting", "ClickHouse answers"]
+    assert all(one != following for one, following in itertools.pairwise(said))
+    assert len(said) < consumer.metric("penstock_insert_errors_total", reason="unsent")
 
 
 def test_clickhouse_dies_in_the_middle_of_an_insert(
@@ -159,7 +163,9 @@ def test_a_refused_batch_holds_up_only_its_own_partition(pipeline: Pipeline) -> 
         )
         wait_until(lambda count=before: refused() > count, 60, "it is tried again")  # type: ignore[misc]
     assert consumer.metric("penstock_clickhouse_up") == 1
-    assert consumer.metric("penstock_lag_events", partition="1") > 0
+    wait_until(
+        lambda: consumer.metric("penstock_lag_events", partition="1") > 0, 20, "its lag shows"
+    )
     assert consumer.facts("ClickHouse refuses a batch for its content")
 
     client = pipeline.clickhouse.client()
@@ -207,13 +213,13 @@ def test_memory_stays_bounded_while_clickhouse_is_away(
 ) -> None:
     """A backlog of many times the buffer is not read into memory, and lands when it can."""
     limit = 2 * _MIB
-    events = made_events(15, 40_000, PROJECTS, turns=("2026-02-28",))
+    events = made_events(15, 20_000, PROJECTS, turns=("2026-02-28",))
     lonely.create_topic(partitions=4)
     consumer = lonely.start_consumer(**_SHORT, BUFFER_BYTES=limit, BATCH_BYTES=_MIB // 4)
     own_clickhouse.kill()
     _produce(lonely, events, size=50)
     size = sum(len(value) for value in packs(events, 50))
-    assert size > 5 * limit
+    assert size > 4 * limit
     seen: list[float] = []
 
     def filled() -> bool:
