@@ -22,7 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import clickhouse_connect
 import msgspec
@@ -85,6 +85,13 @@ _PASSING_CODES = frozenset(
 )
 _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
 
+# created_at first: it prunes to the few parts and granules that can hold a batch's rows.
+_BETWEEN = (
+    "created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
+    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC')"
+)
+_MOST_RESENDS = 5_000
+
 _WINDOW = re.compile(r"\b(replicated_|non_replicated_)deduplication_window = (\d+)")
 _WINDOW_SECONDS = re.compile(r"\breplicated_deduplication_window_seconds = (\d+)")
 
@@ -100,7 +107,11 @@ class _Server:
     restart_keeps_log: bool
 
 
+_RESTARTED = "the server was restarted since the first attempt, and its deduplication log can lie"
+
+
 class _Line(msgspec.Struct):
+    id: str
     created_at: int
 
 
@@ -156,14 +167,8 @@ class ClickHouseTable:
         """The batch as one block under its token. See `ports.Table`."""
         try:
             client = self.client()
-            if first_attempt_ms is not None:
-                server = self._server(client)
-                if not server.restart_keeps_log and server.started_ms >= first_attempt_ms:
-                    return InsertAnswered(
-                        Outcome.RESTARTED,
-                        "the server was restarted since the first attempt, and its deduplication "
-                        "log can lie",
-                    )
+            if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
+                return InsertAnswered(Outcome.RESTARTED, _RESTARTED)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
             return InsertAnswered(Outcome.UNSENT, _first_line(error))
         settings: dict[str, object] = {
@@ -185,7 +190,18 @@ class ClickHouseTable:
         except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
             outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
             return InsertAnswered(outcome, _first_line(error))
+        try:
+            # Also between the look above and the send, and a view's log can lie as the table's can.
+            if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
+                return InsertAnswered(Outcome.RESTARTED, _RESTARTED)
+        except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
+            return InsertAnswered(Outcome.FAILED, _first_line(error))
         return InsertAnswered(Outcome.LANDED)
+
+    def _restarted(self, client: Client, since_ms: int) -> bool:
+        """Whether the server was restarted since then and cannot vouch for its log."""
+        server = self._server(client)
+        return not server.restart_keeps_log and server.started_ms >= since_ms
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -220,15 +236,19 @@ class ClickHouseTable:
         self, client: Client, server: _Server, source: Source, offset: int, *, whole: bool
     ) -> tuple[Covered, ...]:
         at = {"topic_id": source.topic_id, "partition": source.partition, "offset": offset}
-        landed: dict[tuple[int, int, int], tuple[set[str], int]] = {}
-        for first, end, epoch, partitions, landed_ms in client.query(
+        landed: dict[tuple[int, int, int], Covered] = {}
+        for first, end, epoch, partitions, landed_ms, expected_rows in client.query(
             "SELECT first, end, epoch, groupUniqArray(clickhouse_partition), "
-            f"toUnixTimestamp64Milli(min(landed_at)) FROM {BATCHES} "
+            "toUnixTimestamp64Milli(min(landed_at)), any(expected_rows) "
+            f"FROM {BATCHES} "
             "WHERE topic_id = {topic_id:String} AND partition = {partition:UInt32} "
             "AND end > {offset:UInt64} GROUP BY first, end, epoch",
             parameters=at,
         ).result_rows:
-            landed[first, end, epoch] = (set(partitions), landed_ms - server.clock_ahead_ms)
+            landed[first, end, epoch] = Covered(
+                first, end, epoch, frozenset(partitions), landed_ms - server.clock_ahead_ms,
+                expected_rows,
+            )  # fmt: skip
         if whole:
             # The index is written by a view, and can lack what a crash cut off: ask the rows.
             for first, end, epoch, partitions in client.query(
@@ -238,43 +258,62 @@ class ClickHouseTable:
                 "GROUP BY _first, _end, _epoch",
                 parameters=at,
             ).result_rows:
-                known, landed_ms = landed.get((first, end, epoch), (set(), 0))
-                landed[first, end, epoch] = (known | set(partitions), landed_ms)
-        return tuple(
-            Covered(first, end, epoch, frozenset(partitions), landed_ms)
-            for (first, end, epoch), (partitions, landed_ms) in sorted(landed.items())
-        )
+                known = landed.get((first, end, epoch), Covered(first, end, epoch, frozenset(), 0))
+                both = known.clickhouse_partitions | frozenset(partitions)
+                landed[first, end, epoch] = replace(known, clickhouse_partitions=both)
+        return tuple(landed[key] for key in sorted(landed))
 
     def stamps(self, source: Source, batch: Batch, epoch: int) -> StampsRead | ReadFailed:
-        times = list(_created_at(batch))
-        needed = {clickhouse_partition(time_ms) for time_ms in times}
-        if not needed:
-            return StampsRead(frozenset())
-        with _failures() as failed:
-            rows = (
-                self.client()
-                .query(
-                    f"SELECT DISTINCT _partition_id FROM {EVENTS} "
-                    # created_at first: it prunes to the few parts and granules that can hold them
-                    "WHERE created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
-                    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC') "
-                    "AND _topic_id = {topic_id:String} AND _partition = {partition:UInt32} "
-                    "AND _first = {first:UInt64} AND _end = {end:UInt64} "
-                    "AND _epoch = {epoch:UInt32}",
-                    parameters={
-                        "least": min(times),
-                        "most": max(times),
-                        "topic_id": source.topic_id,
-                        "partition": source.partition,
-                        "first": batch.first,
-                        "end": batch.end,
-                        "epoch": epoch,
-                    },
-                )
-                .result_rows
+        ids: dict[str, list[tuple[str, int]]] = {}  # by ClickHouse partition: (id, created_at)
+        for line in _stamped_lines(batch):
+            ids.setdefault(clickhouse_partition(line.created_at), []).append(
+                (line.id, line.created_at)
             )
-            return StampsRead(frozenset(needed - {row[0] for row in rows}))
+        with _failures() as failed:
+            missing = {
+                partition
+                for partition in ids.keys() - self._stamped(source, batch, epoch, ids)
+                if not self._all_there(ids[partition])
+            }
+            return StampsRead(frozenset(missing))
         return failed[0]
+
+    def _stamped(
+        self, source: Source, batch: Batch, epoch: int, ids: Mapping[str, list[tuple[str, int]]]
+    ) -> set[str]:
+        """The ClickHouse partitions that have a row of this very batch."""
+        times = [created_at for rows in ids.values() for _, created_at in rows]
+        if not times:
+            return set()
+        rows = self.client().query(
+            f"SELECT DISTINCT _partition_id FROM {EVENTS} "
+            f"WHERE {_BETWEEN} "
+            "AND _topic_id = {topic_id:String} AND _partition = {partition:UInt32} "
+            "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}",
+            parameters={
+                "least": min(times),
+                "most": max(times),
+                "topic_id": source.topic_id,
+                "partition": source.partition,
+                "first": batch.first,
+                "end": batch.end,
+                "epoch": epoch,
+            },
+        )
+        return {row[0] for row in rows.result_rows}
+
+    def _all_there(self, rows: list[tuple[str, int]]) -> bool:
+        """Whether the table has every one of these ids, whoever brought it. A batch of resends
+        collapses into the rows that came before it, and can lose its last stamp so."""
+        wanted = {event_id for event_id, _ in rows}
+        if len(wanted) > _MOST_RESENDS:
+            return False
+        times = [created_at for _, created_at in rows]
+        found = self.client().query(
+            f"SELECT uniqExact(id) FROM {EVENTS} WHERE {_BETWEEN} AND id IN {{ids:Array(UUID)}}",
+            parameters={"least": min(times), "most": max(times), "ids": sorted(wanted)},
+        )
+        return bool(found.result_rows[0][0] == len(wanted))
 
     def _server(self, client: Client) -> _Server:
         before = time.time()
@@ -361,12 +400,12 @@ def _failures() -> Iterator[list[ReadFailed]]:
         failed.append(ReadFailed(_first_line(error)))
 
 
-def _created_at(batch: Batch) -> Iterator[int]:
-    """The created_at of every line that has one. Only lines that landed matter, and those do."""
+def _stamped_lines(batch: Batch) -> Iterator[_Line]:
+    """The lines as far as they can be read. Only lines that landed matter, and those can."""
     decoder = msgspec.json.Decoder(_Line)
     for line in batch.lines():
         with contextlib.suppress(msgspec.MsgspecError):
-            yield decoder.decode(line).created_at
+            yield decoder.decode(line)
 
 
 def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:

@@ -50,7 +50,8 @@ _LEAST_MESSAGES, _MOST_MESSAGES = 20, 2000
 _PREFETCH_KIB = 16 * 1024
 _LOG_SECONDS = 30.0
 
-# Refused for certain, and worth another try. Any other error may mean that it was applied.
+# Not applied; or applied before the coordinator moved, and then the same again changes nothing.
+# After any other error nobody knows.
 # An old generation is what a commit meets that was under way while a rebalance ended. A member that
 # was left behind gets it too, but is told of its loss before it can have a new generation.
 _TRY_AGAIN = frozenset(

@@ -41,13 +41,16 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Stamped rows: a batch that landed, whole or in part, in the table's partitions named."""
+    """Stamped rows: a batch that landed, whole or in part, in the table's partitions named.
+
+    `expected_rows`: how many rows its insert had, None where the ledger lacks it."""
 
     first: int
     end: int
     epoch: int
     clickhouse_partitions: frozenset[str]
     landed_ms: int
+    expected_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ def _after_foreign(commit: Commit, coverage: Coverage, now_ms: int, *, waited: b
         if why:
             return Halt(f"the commit is not ours, and of what landed {_named([c])}: {why}: "
                         "the range needs to be reconciled")  # fmt: skip
-        replays.append(Replay(c.first, c.end, c.epoch, c.landed_ms))
+        replays.append(Replay(c.first, c.end, c.epoch, c.landed_ms, c.expected_rows))
         position, epoch = c.end, max(epoch, c.epoch)
     return Begin(position, epoch, tuple(replays))
 
