@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from consumer.batch import Records
-from consumer.partition import Command, Event, Now, Partition, Phase
+from consumer.commands import Command, Event
+from consumer.partition import Now, Partition, Phase
 
 _RESUME_SHARE = 0.75
 

@@ -31,15 +31,9 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from consumer.batch import Batch
+from consumer.commands import CoverageRead, InsertAnswered, Outcome, ReadFailed, StampsRead
 from consumer.config import ConsumerSettings
 from consumer.ledger import Source
-from consumer.partition import (
-    CoverageRead,
-    InsertAnswered,
-    Outcome,
-    ReadFailed,
-    StampsRead,
-)
 from consumer.recovery import Coverage, Covered
 from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, LANDING, clickhouse_partition
 

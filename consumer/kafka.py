@@ -34,9 +34,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from consumer.batch import Records
+from consumer.commands import Answer, CommitAnswered
 from consumer.config import ConsumerSettings
 from consumer.ledger import Source
-from consumer.partition import Answer, CommitAnswered
 from consumer.ports import Listener, LogError
 from consumer.recovery import Commit, judge
 from schemas.logs import fact

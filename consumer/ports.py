@@ -11,14 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from consumer.batch import Batch, Records
+from consumer.commands import CommitAnswered, CoverageRead, InsertAnswered, ReadFailed, StampsRead
 from consumer.ledger import Source
-from consumer.partition import (
-    CommitAnswered,
-    CoverageRead,
-    InsertAnswered,
-    ReadFailed,
-    StampsRead,
-)
 from consumer.recovery import Commit
 
 

@@ -20,19 +20,14 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from consumer.assignment import Assignment, Commands
-from consumer.config import ConsumerSettings
-from consumer.metrics import Metrics
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     CommitAnswered,
     CommitRead,
     Event,
     Fetch,
     InsertAnswered,
-    Now,
     Outcome,
-    Partition,
-    Phase,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
@@ -42,6 +37,9 @@ from consumer.partition import (
     SendCommit,
     SendInsert,
 )
+from consumer.config import ConsumerSettings
+from consumer.metrics import Metrics
+from consumer.partition import Now, Partition, Phase
 from consumer.ports import Listener, Log, LogError, Table
 from consumer.recovery import Commit
 from consumer.retry import Backoff

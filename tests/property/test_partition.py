@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.batch import Records
-from consumer.ledger import Intent, Open, decode
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     Command,
     CommitAnswered,
@@ -20,15 +19,14 @@ from consumer.partition import (
     Event,
     Fetch,
     InsertAnswered,
-    Now,
     Outcome,
-    Partition,
-    Phase,
     ReadFailed,
     SendCommit,
     SendInsert,
     StampsRead,
 )
+from consumer.ledger import Intent, Open, decode
+from consumer.partition import Now, Partition, Phase
 from consumer.recovery import Commit, Coverage
 from tests.unit.consumer.owner import (
     LIMITS,

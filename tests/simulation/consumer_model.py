@@ -16,8 +16,7 @@ from consumer import partition as partition_module
 from consumer import recovery as recovery_module
 from consumer.assignment import Assignment, Commands, Shares
 from consumer.batch import Records
-from consumer.ledger import Source
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     CommitAnswered,
     CommitRead,
@@ -25,11 +24,7 @@ from consumer.partition import (
     Event,
     Fetch,
     InsertAnswered,
-    Limits,
-    Now,
     Outcome,
-    Partition,
-    Phase,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
@@ -40,6 +35,8 @@ from consumer.partition import (
     SendInsert,
     StampsRead,
 )
+from consumer.ledger import Source
+from consumer.partition import Limits, Now, Partition, Phase
 from consumer.retry import Backoff
 from tests.simulation.clickhouse_model import ClickHouse, Insert, row
 from tests.simulation.faults import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS

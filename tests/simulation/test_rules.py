@@ -14,18 +14,9 @@ import pytest
 
 from consumer import ledger as ledger_module
 from consumer import partition as partition_module
+from consumer.commands import Answer, Command, CommitAnswered, InsertAnswered, Outcome, SendCommit
 from consumer.ledger import Intent
-from consumer.partition import (
-    Answer,
-    Command,
-    CommitAnswered,
-    InsertAnswered,
-    Now,
-    Outcome,
-    Partition,
-    Phase,
-    SendCommit,
-)
+from consumer.partition import Now, Partition, Phase
 from consumer.recovery import Begin, Coverage, Halt, Plan, plan
 from tests.simulation.faults import (
     EVERYDAY,

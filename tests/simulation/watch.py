@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from consumer.commands import Answer, CommitAnswered, SendInsert
 from consumer.ledger import Intent, Open, decode
-from consumer.partition import Answer, CommitAnswered, Now, Partition, SendInsert
+from consumer.partition import Now, Partition
 from tests.simulation.clickhouse_model import ClickHouse, Stamp, Violation, row
 from tests.simulation.faults import DEADLINE_SECONDS, Profile
 from tests.simulation.kafka_model import TOPIC_ID, Kafka, Request

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from consumer.commands import Answer, InsertAnswered, Outcome, SendInsert
 from consumer.ledger import ROWS_VERSION
-from consumer.partition import Answer, InsertAnswered, Now, Outcome, Phase, SendInsert
+from consumer.partition import Now, Phase
 from tests.simulation.clickhouse_model import ClickHouse, Violation
 from tests.simulation.consumer_model import Consumer, Job, rows_version
 from tests.simulation.faults import Profile

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-PURE = ("batch", "ledger", "recovery", "partition", "assignment", "retry")
+PURE = ("batch", "ledger", "recovery", "commands", "partition", "assignment", "retry")
 ADAPTERS = ("kafka", "clickhouse")
 
 # What each pure module may know of the consumer: always something further down.
@@ -18,13 +18,14 @@ KNOWS = {
     "retry": set(),
     "ledger": {"batch"},
     "recovery": {"batch", "ledger"},
-    "partition": {"batch", "ledger", "recovery", "retry"},
-    "assignment": {"batch", "partition"},
+    "commands": {"batch", "recovery"},
+    "partition": {"batch", "ledger", "recovery", "commands", "retry"},
+    "assignment": {"batch", "commands", "partition"},
 }
-ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "partition", "config"}
+ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "commands", "config"}
 # The types that the ports speak with: what an adapter may take of the modules that decide.
 SPOKEN = {
-    "partition": {
+    "commands": {
         "Answer", "CommitAnswered", "CoverageRead", "InsertAnswered", "Outcome", "ReadFailed",
         "StampsRead",
     },
@@ -95,7 +96,7 @@ def test_adapters_know_the_ports_and_what_these_speak_with(name: str) -> None:
 
 
 def test_ports_know_no_adapter() -> None:
-    known = {"batch", "ledger", "partition", "recovery"}
+    known = {"batch", "ledger", "commands", "recovery"}
     assert of_package(consumer("ports"), "consumer") <= known
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from consumer.batch import Batch, Filling, Records
 from consumer.clickhouse import ClickHouseTable
+from consumer.commands import CoverageRead, Outcome, StampsRead
 from consumer.config import consumer_settings
 from consumer.ledger import Source, token
-from consumer.partition import CoverageRead, Outcome, StampsRead
 from consumer.runner import clock
 from schemas.settings import load
 from tests.fixtures.clickhouse import ClickHouse

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from consumer.batch import Batch, Filling, Records
-from consumer.ledger import Intent, Open, Source, decode, encode
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     Command,
     CommitAnswered,
@@ -19,14 +18,13 @@ from consumer.partition import (
     Event,
     Fetch,
     InsertAnswered,
-    Limits,
-    Now,
     Outcome,
-    Partition,
     SendCommit,
     SendInsert,
     StampsRead,
 )
+from consumer.ledger import Intent, Open, Source, decode, encode
+from consumer.partition import Limits, Now, Partition
 from consumer.recovery import Commit, Coverage, Covered
 from consumer.retry import Backoff
 

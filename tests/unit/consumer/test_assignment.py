@@ -6,18 +6,15 @@ from dataclasses import replace
 
 from consumer.assignment import Assignment, Shares
 from consumer.batch import Records
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     CommitAnswered,
     CoverageRead,
     InsertAnswered,
-    Limits,
-    Now,
     Outcome,
-    Partition,
-    Phase,
     SendCommit,
 )
+from consumer.partition import Limits, Now, Partition, Phase
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,

@@ -7,16 +7,13 @@ from dataclasses import replace
 import pytest
 
 from consumer.batch import Records
-from consumer.ledger import Open, encode
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     CommitRead,
     CoverageRead,
     Fetch,
     InsertAnswered,
-    Limits,
     Outcome,
-    Phase,
     ReadFailed,
     ReadStamps,
     Rejoin,
@@ -25,6 +22,8 @@ from consumer.partition import (
     SendInsert,
     StampsRead,
 )
+from consumer.ledger import Open, encode
+from consumer.partition import Limits, Phase
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from consumer.batch import Records
-from consumer.ledger import Open
-from consumer.partition import (
+from consumer.commands import (
     Answer,
     CommitAnswered,
     CommitRead,
@@ -16,7 +15,6 @@ from consumer.partition import (
     Fetch,
     InsertAnswered,
     Outcome,
-    Phase,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
@@ -26,6 +24,8 @@ from consumer.partition import (
     SendInsert,
     StampsRead,
 )
+from consumer.ledger import Open
+from consumer.partition import Phase
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     QUIET_SECONDS,
