@@ -162,7 +162,7 @@ class ClickHouseTable:
         try:
             client = self.client()
             if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
-                return InsertAnswered(Outcome.RESTARTED, _RESTARTED)
+                return InsertAnswered(Outcome.RESTARTED, _RESTARTED, heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
             return InsertAnswered(Outcome.UNSENT, _first_line(error))
         settings: dict[str, object] = {
@@ -176,9 +176,8 @@ class ClickHouseTable:
                 LANDING, insert_block=body.chunks(), settings=settings, fmt="JSONEachRow"
             )
         except _DeadlinePassed:
-            return InsertAnswered(
-                Outcome.FAILED if body.begun else Outcome.UNSENT, "its deadline has passed"
-            )
+            outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
+            return InsertAnswered(outcome, "its deadline has passed", heard=True)
         except DatabaseError as error:
             return _answer(error, sent=body.begun)
         except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
@@ -187,10 +186,10 @@ class ClickHouseTable:
         try:
             # Also between the look above and the send, and a view's log can lie as the table's can.
             if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
-                return InsertAnswered(Outcome.RESTARTED, _RESTARTED)
+                return InsertAnswered(Outcome.RESTARTED, _RESTARTED, heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
             return InsertAnswered(Outcome.FAILED, _first_line(error))
-        return InsertAnswered(Outcome.LANDED)
+        return InsertAnswered(Outcome.LANDED, heard=True)
 
     def _restarted(self, client: Client, since_ms: int) -> bool:
         """Whether the server was restarted since then and cannot vouch for its log."""
@@ -409,7 +408,7 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
     content = error.code not in _PASSING_CODES or (
         error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()
     )
-    return InsertAnswered(Outcome.REFUSED if content else Outcome.FAILED, why)
+    return InsertAnswered(Outcome.REFUSED if content else Outcome.FAILED, why, heard=True)
 
 
 def _first_line(error: BaseException) -> str:

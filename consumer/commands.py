@@ -49,8 +49,11 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InsertAnswered:
+    """`heard`: the server said this itself, so it is there, whatever it thinks of the insert."""
+
     outcome: Outcome
     why: str = ""
+    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,16 +39,16 @@ from consumer.config import ConsumerSettings
 from consumer.ledger import Source
 from consumer.ports import Listener, LogError
 from consumer.recovery import Commit, judge
-from schemas.logs import fact
+from schemas.logs import Sparing, fact
 
 log = logging.getLogger("consumer.kafka")
 _library_log = logging.getLogger("consumer.librdkafka")
+_library_log.addFilter(Sparing())
 
 _CALL_SECONDS = 10.0
 _FETCH_BYTES = 1 << 20
 _LEAST_MESSAGES, _MOST_MESSAGES = 20, 2000
 _PREFETCH_KIB = 16 * 1024
-_LOG_SECONDS = 30.0
 
 # Not applied; or applied before the coordinator moved, and then the same again changes nothing.
 # After any other error nobody knows.
@@ -112,25 +112,6 @@ def topic_identity(settings: ConsumerSettings) -> tuple[str, str]:
         if code == KafkaError._UNSUPPORTED_FEATURE:
             return cluster_id, f"{cluster_id}.{topic}"
         raise LogError(f"Kafka: {error.args[0].str()}") from error
-
-
-class _Sparing(logging.Filter):
-    """While a broker is away librdkafka says so at each try, many times a second. Of each kind of
-    its messages one in `_LOG_SECONDS` passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind = record.getMessage().partition(" ")[0]
-        if record.created - self._last.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
-            return False
-        self._last[kind] = record.created
-        return True
-
-
-_library_log.addFilter(_Sparing())
 
 
 class KafkaLog:

@@ -329,9 +329,7 @@ class Runner:
             self._metrics.insert_duration.observe(clock() - began)
             if answer.outcome is not Outcome.LANDED:
                 self._metrics.insert_errors.labels(answer.outcome.value).inc()
-            self._heard(
-                answer.outcome in (Outcome.LANDED, Outcome.REFUSED, Outcome.RESTARTED), answer.why
-            )
+            self._heard(answer.heard, answer.why)
             self._answers.put((partition, answer))
 
         self._pool.submit(job)

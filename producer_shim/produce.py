@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from schemas.logs import fact
+from schemas.logs import Sparing, fact
 
 from .backlog import Backlog
 from .config import Config
@@ -280,3 +280,4 @@ class Kafka:
 
 
 _librdkafka_log = logging.getLogger("librdkafka")
+_librdkafka_log.addFilter(Sparing())

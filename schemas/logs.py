@@ -56,6 +56,23 @@ def _utc(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
+class Sparing(logging.Filter):
+    """For librdkafka's log. While a broker is away it says so at each try, many times a second: of
+    each kind of its messages one in `seconds` passes."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.getMessage().partition(" ")[0]
+        if record.created - self._last.get(kind, -self._seconds) < self._seconds:
+            return False
+        self._last[kind] = record.created
+        return True
+
+
 def configure(program: str, level: str = "info", form: str = "auto") -> None:
     """Send the root logger's records to standard error. `form`: auto, json or text."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())

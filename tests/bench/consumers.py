@@ -44,6 +44,7 @@ def cases() -> list[Case]:
 
 def measure(parts: Parts, case: Case, events: int, say: Say) -> dict[str, object]:
     """CPU microseconds an event: floor, ours, ClickHouse's; and ours over the floor."""
+    parts.fresh_database()
     topic = parts.create_topic(case.partitions)
     say("claiming the topic")
     with parts.consumer(topic, **_DEADLINES):
@@ -69,6 +70,7 @@ def measure(parts: Parts, case: Case, events: int, say: Say) -> dict[str, object
         ours = 1e6 * (cpu_seconds(child.pid) - ours) / events
         theirs = 1e6 * (cpu_seconds(parts.front.pid) - theirs) / events
         batches = metrics(port)["penstock_batch_rows_count"]
+    parts.drop_database()
     say(f"floor {floor:.2f}, consumer {ours:.2f}, ClickHouse {theirs:.2f} us an event")
     return {
         "case": case.name,
@@ -87,6 +89,7 @@ def measure(parts: Parts, case: Case, events: int, say: Say) -> dict[str, object
 
 def obvious(parts: Parts, events: int, say: Say) -> dict[str, object]:
     """The obvious consumer on a packed topic, into a table like `events`."""
+    parts.fresh_database()
     client = clickhouse_connect.get_client(dsn=parts.clickhouse, autogenerate_session_id=False)
     client.command(
         "CREATE TABLE obvious AS events ENGINE = MergeTree PARTITION BY toYYYYMM(created_at) "

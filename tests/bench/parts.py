@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import clickhouse_connect
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -53,7 +54,19 @@ class Parts:
         )
         wait_until(lambda: metadata_answers(self.kafka, 1), 120, "Kafka answers")
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/ping"), 60, "ClickHouse answers")
+        self.database = 0
+
+    def fresh_database(self) -> None:
+        """Tables without a row, so that no case pays for the merges of another's."""
+        base, _, _ = self.clickhouse.rpartition("/")
+        self.database += 1
+        self.clickhouse = f"{base}/bench_{self.database}"
         self.run("schemas", "apply")
+
+    def drop_database(self) -> None:
+        client = clickhouse_connect.get_client(dsn=self.clickhouse, autogenerate_session_id=False)
+        client.command(f"DROP DATABASE bench_{self.database} SYNC")
+        client.close()
 
     def _python(self, name: str, module: str, *arguments: str) -> Child:
         return self.children(name, [sys.executable, "-m", module, *arguments])

@@ -150,3 +150,17 @@ def test_configuring_twice_logs_once(err: Written) -> None:
     logs.configure("consumer")
     logging.getLogger().info("x")
     assert len(lines(err)) == 1
+
+
+def test_of_each_kind_of_the_librarys_messages_one_passes_in_a_while() -> None:
+    sparing = logs.Sparing(seconds=30)
+
+    def passes(message: str, at: float) -> bool:
+        record = logging.LogRecord("librdkafka", logging.WARNING, "", 0, message, (), None)
+        record.created = at
+        return bool(sparing.filter(record))
+
+    assert passes("FAIL [a] connect to 1 failed", 100)
+    assert not passes("FAIL [b] connect to 2 failed", 129.9)
+    assert passes("SESSTMOUT [a] session timed out", 129.9), "another kind"
+    assert passes("FAIL [a] connect to 1 failed", 130)
