@@ -79,8 +79,12 @@ class Setting:
         except ValueError:
             return f"must be {'a whole number' if self.kind == 'integer' else 'a number'}"
         if not self.low <= number <= self.high:
-            return f"must be from {self.low:g} to {self.high:g}"
+            return f"must be from {_shown(self.low)} to {_shown(self.high)}"
         return None
+
+
+def _shown(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def _whole(

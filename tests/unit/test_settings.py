@@ -164,7 +164,7 @@ def test_names_are_not_read_without_regard_to_case() -> None:
     [
         ("BATCH_ROWS", "0", "from 1 to"),
         ("BATCH_ROWS", "-1", "from 1 to"),
-        ("BATCH_ROWS", "1000001", "to 1e+06"),
+        ("BATCH_ROWS", "1000001", "to 1000000"),
         ("BATCH_ROWS", "2.5", "a whole number"),
         ("BATCH_ROWS", "many", "a whole number"),
         ("BATCH_ROWS", "", "a whole number"),
