@@ -100,8 +100,8 @@ def _run(chosen: ConsumerSettings) -> int:
             for finding in findings:
                 fact(log, logging.ERROR, finding.what, mend=finding.mend)
             return 3
-        # Thousands of records live for a moment and hold no cycles: looking through them for some at
-        # each 700th cost a twentieth of an unpacked event.
+        # Thousands of records live for a moment and hold no cycles: looking through them at each
+        # 700th cost a twentieth of an unpacked event.
         gc.freeze()
         gc.set_threshold(100_000, 50, 50)
         runner.run()
