@@ -94,7 +94,8 @@ class Assignment:
 
     @property
     def planned(self) -> bool:
-        return all(partition.planned for partition in self._partitions.values())
+        # A copy: the admin port asks from a thread of its own.
+        return all(partition.planned for partition in list(self._partitions.values()))
 
     @property
     def age_seconds(self) -> float:

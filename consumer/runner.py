@@ -38,6 +38,7 @@ from consumer.commands import (
     SendInsert,
 )
 from consumer.config import ConsumerSettings
+from consumer.facts import Facts
 from consumer.metrics import Metrics
 from consumer.partition import Now, Partition, Phase
 from consumer.ports import Listener, Log, LogError, Table
@@ -48,7 +49,6 @@ from schemas.logs import fact
 log = logging.getLogger("consumer")
 
 _BUSY_SECONDS, _IDLE_SECONDS = 0.02, 0.1
-_LAG_SECONDS = 1.0
 _REJOIN = Backoff(0.5, 30.0)
 
 
@@ -88,11 +88,9 @@ class Runner:
         self._leaving = False
         self._rejoin_why: str | None = None
         self._came_round_at = clock()
-        self._clickhouse_up: bool | None = None
         self._sent_at: dict[int, float] = {}
-        self._lags: dict[int, tuple[int | None, float]] = {}
-        self._lags_at = 0.0
-        metrics.add_live(lambda: clock() - self._came_round_at, self._lags_now)
+        self._facts = Facts(metrics, log_port.lag)
+        metrics.add_live(lambda: clock() - self._came_round_at, self._facts.lags)
 
     # --- for signals and health ----------------------------------------------------------------
 
@@ -166,9 +164,14 @@ class Runner:
             self._came_round_at = now.seconds
             commands, self._pending = self._pending, []
             for number, records in fetched.items():
-                before = self._read_so_far(number)
+                partition = self._assignment.get(number)
+                if partition is None:
+                    continue
+                events, size_bytes = partition.read_so_far
                 commands += self._assignment.records(number, records, now)
-                self._count(before, self._read_so_far(number))
+                self._facts.read(
+                    partition.read_so_far[0] - events, partition.read_so_far[1] - size_bytes
+                )
             while (answer := self._next_answer()) is not None:
                 commands += self._assignment.on(*answer, now)
             commands += self._assignment.tick(now)
@@ -177,7 +180,7 @@ class Runner:
                 return
             wanted = frozenset[int]() if self._stopping else self._assignment.fetched()
             self._log.fetch_only(wanted)
-            self._look_around(now, wanted)
+            self._facts.look_around(now, self._assignment, wanted)
 
     def _done_stopping(self, now: Now) -> bool:
         """Whether the insert that ran when we were told to stop has been seen to its end."""
@@ -300,7 +303,7 @@ class Runner:
                 case Rejoin(why):
                     self._rejoin_why = f"partition {number}: {why}"
                 case Report():
-                    self._report(partition, command)
+                    self._facts.report(partition, command)
 
     def _read_commit(self, number: int) -> Event:
         try:
@@ -311,7 +314,7 @@ class Runner:
     def _ask(self, partition: Partition, read: Callable[[], Event]) -> None:
         def job() -> None:
             answer = _never_raising(read)
-            self._heard(not isinstance(answer, ReadFailed), getattr(answer, "why", ""))
+            self._facts.heard(not isinstance(answer, ReadFailed), getattr(answer, "why", ""))
             self._answers.put((partition, answer))
 
         self._readers.submit(job)
@@ -329,95 +332,10 @@ class Runner:
             self._metrics.insert_duration.observe(clock() - began)
             if answer.outcome is not Outcome.LANDED:
                 self._metrics.insert_errors.labels(answer.outcome.value).inc()
-            self._heard(answer.heard, answer.why)
+            self._facts.heard(answer.heard, answer.why)
             self._answers.put((partition, answer))
 
         self._pool.submit(job)
-
-    # --- facts ---------------------------------------------------------------------------------
-
-    def _report(self, partition: Partition, report: Report) -> None:
-        number = partition.source.partition
-        batch = report.batch
-        match report.what:
-            case "inserted" | "replayed" if batch is not None:
-                self._metrics.batches.labels(report.what).inc()
-                self._metrics.insert_rows.inc(batch.rows)
-                self._metrics.batch_rows.observe(batch.rows)
-                if batch.oldest_append_ms:
-                    age = time.time() - batch.oldest_append_ms / 1000
-                    self._metrics.freshness.observe(max(0.0, age))
-                level = logging.INFO if report.what == "replayed" else logging.DEBUG
-                fact(
-                    log, level, f"batch {report.what}", partition=number, first=batch.first,
-                    end=batch.end, rows=batch.rows,
-                )  # fmt: skip
-            case "halted":
-                fact(log, logging.ERROR, "partition stopped", partition=number, why=report.why)
-            case "waiting":
-                fact(
-                    log, logging.WARNING, "waiting for older inserts to end",
-                    partition=number, why=report.why,
-                )  # fmt: skip
-            case "planned again":
-                self._metrics.planned_again.inc()
-                fact(log, logging.WARNING, "past the deadline: planning again", partition=number)
-            case "refused" if batch is not None:
-                fact(
-                    log, logging.ERROR, "ClickHouse refuses a batch for its content",
-                    partition=number, first=batch.first, end=batch.end, why=report.why,
-                )  # fmt: skip
-            case what:
-                fact(log, logging.DEBUG, f"insert {what}", partition=number, why=report.why)
-
-    def _heard(self, up: bool, why: str) -> None:
-        """From the pool's threads: ClickHouse answered, or did not. Logged once a change."""
-        self._metrics.clickhouse_up.set(up)
-        if self._clickhouse_up is not up:
-            self._clickhouse_up = up
-            if up:
-                fact(log, logging.INFO, "ClickHouse answers")
-            else:
-                fact(log, logging.WARNING, "ClickHouse is away: waiting", why=why)
-
-    def _read_so_far(self, number: int) -> tuple[int, int]:
-        partition = self._assignment.get(number)
-        return partition.read_so_far if partition is not None else (0, 0)
-
-    def _count(self, before: tuple[int, int], after: tuple[int, int]) -> None:
-        self._metrics.consumed_events.inc(max(0, after[0] - before[0]))
-        self._metrics.consumed_bytes.inc(max(0, after[1] - before[1]))
-
-    def _look_around(self, now: Now, fetched: frozenset[int]) -> None:
-        if now.seconds - self._lags_at < _LAG_SECONDS:
-            return
-        self._lags_at = now.seconds
-        metrics, assignment = self._metrics, self._assignment
-        metrics.assigned_partitions.set(len(assignment))
-        metrics.paused_partitions.set(len(assignment) - len(fetched))
-        metrics.waiting_partitions.set(assignment.in_phase(Phase.WAITING))
-        metrics.halted_partitions.set(assignment.in_phase(Phase.HALTED))
-        metrics.buffered_bytes.set(assignment.buffered_bytes)
-        lags: dict[int, tuple[int | None, float]] = {}
-        for partition in assignment:
-            number = partition.source.partition
-            landed_to = partition.landed_to
-            count = None if landed_to is None else self._log.lag(number, landed_to)
-            since = partition.oldest_append_ms / 1000
-            if not since and count != 0:
-                # Nothing is held, so its age is unknown: at least since we first saw it behind.
-                _, before = self._lags.get(number, (0, 0.0))
-                since = before or time.time()
-            lags[number] = (count, since)
-        self._lags = lags
-
-    def _lags_now(self) -> dict[int, tuple[int | None, float]]:
-        """By partition: records not yet inserted, and the age of the oldest in seconds."""
-        now = time.time()
-        return {
-            number: (count, max(0.0, now - since) if since else 0.0)
-            for number, (count, since) in self._lags.items()
-        }
 
 
 def _never_raising(read: Callable[[], Event]) -> Event:
