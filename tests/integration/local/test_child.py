@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.child import Child
-from deploy.local.waiting import wait_until
+from deploy.local.waiting import free_port, wait_until
 from tests.fixtures.children import ROOT
 
 SLEEP = "import time; time.sleep(600)"
@@ -96,3 +96,11 @@ def test_a_log_is_kept_small(tmp_path: Path) -> None:
     child.start()
     assert child.wait(20) == 0
     assert child.tail(1) == "last"
+
+
+def test_a_free_port_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([20_001, 20_001, 20_002])
+    monkeypatch.setattr("deploy.local.waiting.random.randint", lambda *_: next(drawn))
+    monkeypatch.setattr("deploy.local.waiting.is_free", lambda _: True)
+    monkeypatch.setattr("deploy.local.waiting._given", set())
+    assert [free_port(), free_port()] == [20_001, 20_002]
