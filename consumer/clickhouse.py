@@ -140,7 +140,7 @@ class ClickHouseTable:
                     database=address.database,
                     autogenerate_session_id=False,
                     connect_timeout=_CONNECT_SECONDS,
-                    send_receive_timeout=self._settings.insert_max_seconds + _ANSWER_SECONDS,
+                    send_receive_timeout=self._settings.limits.insert_max_seconds + _ANSWER_SECONDS,
                     pool_mgr=clickhouse_connect.driver.httputil.get_pool_manager(
                         maxsize=self._settings.insert_threads + 2
                     ),
@@ -168,7 +168,7 @@ class ClickHouseTable:
         settings: dict[str, object] = {
             **self._pinned,
             "insert_deduplication_token": token,
-            "max_execution_time": self._settings.insert_max_seconds,
+            "max_execution_time": self._settings.limits.insert_max_seconds,
         }
         body = _Body(batch, deadline, self._clock)
         try:

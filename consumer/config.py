@@ -23,9 +23,7 @@ class ConsumerSettings:
     limits: Limits
     shares: Shares
     insert_threads: int
-    insert_max_seconds: float
     session_timeout_seconds: float
-    commit_timeout_seconds: float
     admin_host: str
     admin_port: int
     stop_seconds: float
@@ -57,7 +55,6 @@ def consumer_settings(values: Values) -> ConsumerSettings:
         )
     if problems or address is None:
         raise SettingsError(problems)
-    max_seconds = values.number("INSERT_MAX_SECONDS")
     return ConsumerSettings(
         kafka_bootstrap_servers=values.text("KAFKA_BOOTSTRAP_SERVERS"),
         kafka_topic=values.text("KAFKA_TOPIC"),
@@ -68,7 +65,7 @@ def consumer_settings(values: Values) -> ConsumerSettings:
             batch_rows=values.integer("BATCH_ROWS"),
             batch_bytes=batch_bytes,
             insert_deadline_seconds=deadline_seconds,
-            insert_max_seconds=max_seconds,
+            insert_max_seconds=values.number("INSERT_MAX_SECONDS"),
             commit_timeout_seconds=commit_seconds,
         ),
         shares=Shares(
@@ -77,9 +74,7 @@ def consumer_settings(values: Values) -> ConsumerSettings:
             inserts_per_second=values.number("INSERTS_PER_SECOND"),
         ),
         insert_threads=values.integer("INSERT_THREADS"),
-        insert_max_seconds=max_seconds,
         session_timeout_seconds=values.number("SESSION_TIMEOUT_SECONDS"),
-        commit_timeout_seconds=commit_seconds,
         admin_host=values.text("ADMIN_HOST"),
         admin_port=values.integer("ADMIN_PORT"),
         stop_seconds=values.number("STOP_SECONDS"),

@@ -7,7 +7,6 @@ and they are those the topic has. Nothing that a client sends becomes a label.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +18,8 @@ from prometheus_client import (
 )
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from schemas.version import penstock_version
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
@@ -84,7 +85,7 @@ class Metrics:
         self.buffered_bytes = gauge("buffered_bytes", "event bytes held, not yet inserted")
         self.clickhouse_up = gauge("clickhouse_up", "1 if its last answer was one, 0 if not")
         build = Gauge("penstock_build_info", "1", ["version"], registry=self.registry)
-        build.labels(own_version()).set(1)
+        build.labels(penstock_version()).set(1)
 
     def add_live(
         self,
@@ -122,10 +123,3 @@ class _Lags(Collector):
                 events.add_metric([str(partition)], count)
             seconds.add_metric([str(partition)], age)
         return [events, seconds]
-
-
-def own_version() -> str:
-    try:
-        return version("penstock")
-    except PackageNotFoundError:  # run from a tree that was never installed
-        return "unknown"

@@ -340,10 +340,7 @@ class Partition:
 
     def _again_from_commit(self) -> list[Command]:
         """Past a deadline: forget what is in flight and buffered, and plan from Kafka's commit."""
-        self._filling = None
-        self._ready.clear()
-        self._replays.clear()
-        self._flight = None
+        self._forget()
         self._sent = None
         self.phase = Phase.PLANNING
         return [Report("planned again"), ReadCommit()]

@@ -250,7 +250,7 @@ class Runner:
 
     def _seen(self, number: int, offset: int, metadata: str) -> bool:
         """Whether Kafka shows the commit in time. Asked behind it, on the same connection."""
-        until = clock() + self._settings.commit_timeout_seconds
+        until = clock() + self._settings.limits.commit_timeout_seconds
         while clock() < until:
             try:
                 commit = self._log.committed(number)

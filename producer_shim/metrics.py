@@ -19,7 +19,6 @@ import mmap
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from typing import Final, Literal, cast
 
@@ -32,6 +31,7 @@ from prometheus_client.metrics_core import (
 )
 
 from schemas.event import REASONS
+from schemas.version import penstock_version
 
 ROUTES: Final = ("events", "pixel", "sdk", "other")
 STATUSES: Final = (
@@ -201,7 +201,7 @@ class Board:
 
     def families(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("penstock_build_info", "what runs here", labels=["version"])
-        info.add_metric([_version()], 1)
+        info.add_metric([penstock_version()], 1)
         yield info
         for metric in METRICS:
             name = "penstock_" + metric.name
@@ -235,10 +235,3 @@ class _Page:
 
     def collect(self) -> Iterable[Metric]:
         return self._board.families()
-
-
-def _version() -> str:
-    try:
-        return version("penstock")
-    except PackageNotFoundError:
-        return "unknown"

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from clickhouse_connect.driver.client import Client
 
 from schemas.connection import SchemaError
 from schemas.layout import Migration, literal, qualified, quoted, read, replicated
 from schemas.tables import MIGRATIONS
+from schemas.version import penstock_version
 
 _MIGRATIONS_SQL = f"""
 CREATE TABLE IF NOT EXISTS {MIGRATIONS}
@@ -123,10 +123,3 @@ def _record(client: Client, database: str, layout: str, migration: Migration) ->
         },
         settings=_INSERT_SETTINGS,
     )
-
-
-def penstock_version() -> str:
-    try:
-        return version("penstock")
-    except PackageNotFoundError:  # run from a bare checkout
-        return "unknown"

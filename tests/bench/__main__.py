@@ -17,7 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from consumer.metrics import own_version
+from schemas.version import penstock_version
 from tests.bench import consumers, requests
 from tests.bench.parts import Parts
 
@@ -44,7 +44,7 @@ def _machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "penstock": own_version(),
+        "penstock": penstock_version(),
         **{name: version(name) for name in _PACKAGES},
     }
 

@@ -95,33 +95,23 @@ class _Load:
         await self._done.wait()
 
 
+def _event(number: int, index: int, salt: str) -> dict[str, object]:
+    return {
+        "id": f"00000000-0000-4000-8000-{number * 10 + index:012x}",
+        "session_id": f"{salt}-{number % 5000}",
+        "name": "screen_view",
+        "path": f"/products/category-{number % 40}/item-{number % 700}",
+        "previous_path": "/products",
+        "duration": number % 60,
+        "referrer": "https://www.search.example/?q=shoes",
+        "properties": {"plan": "basic", "variant": "b"},
+    }
+
+
 def _post(number: int, events: int, salt: str) -> bytes:
-    body = json.dumps(
-        [
-            {
-                "id": f"00000000-0000-4000-8000-{number * 10 + index:012x}",
-                "session_id": f"{salt}-{number % 5000}",
-                "name": "screen_view",
-                "path": f"/products/category-{number % 40}/item-{number % 700}",
-                "previous_path": "/products",
-                "duration": number % 60,
-                "referrer": "https://www.search.example/?q=shoes",
-                "properties": {"plan": "basic", "variant": "b"},
-            }
-            for index in range(events)
-        ]
-        if events > 1
-        else {
-            "id": f"00000000-0000-4000-8000-{number:012x}",
-            "session_id": f"{salt}-{number % 5000}",
-            "name": "screen_view",
-            "path": f"/products/category-{number % 40}/item-{number % 700}",
-            "previous_path": "/products",
-            "duration": number % 60,
-            "referrer": "https://www.search.example/?q=shoes",
-            "properties": {"plan": "basic", "variant": "b"},
-        }
-    ).encode()
+    """A request with one event by itself, or with several in an array."""
+    made = [_event(number, index, salt) for index in range(events)]
+    body = json.dumps(made if events > 1 else made[0]).encode()
     return (
         b"POST /v1/events?key=bench-public HTTP/1.1\r\nHost: bench\r\nOrigin: https://bench.example"
         b"\r\nContent-Type: text/plain\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:143.0) "
