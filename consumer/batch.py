@@ -69,6 +69,23 @@ class Batch:
             yield from chunk.split(b"\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One event that cannot be inserted, for the dead-letter topic.
+
+    `line` counts the lines of the record that have content, from 0. `reason` is one of a closed set
+    (`schemas.record.REASONS`), `error` says more. `in_table`: it has landed in the table and not in
+    every view, so it must not be inserted again.
+    """
+
+    offset: int
+    line: int
+    value: bytes
+    reason: str
+    error: str
+    in_table: bool = False
+
+
 class Filling:
     """A batch that still grows. `first` is where it begins, `position` where reading goes on."""
 

@@ -6,11 +6,11 @@ deadline; none of them raises for what a server or a network can do: the answer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from consumer.batch import Batch, Records
+from consumer.batch import Batch, Letter, Records
 from consumer.commands import CommitAnswered, CoverageRead, InsertAnswered, ReadFailed, StampsRead
 from consumer.ledger import Source
 from consumer.recovery import Commit
@@ -64,6 +64,14 @@ class Log(Protocol):
 
     def leave(self) -> None:
         """Leave the group and close. Safe to call twice."""
+
+
+class DeadLetters(Protocol):
+    """The dead-letter topic."""
+
+    def write(self, source: Source, letters: Sequence[Letter]) -> str | None:
+        """Have all of them acknowledged by Kafka. None, or why not: then some may be there. Blocks up
+        to a deadline, from any thread, and does not raise."""
 
 
 class Table(Protocol):
