@@ -2,13 +2,16 @@
 # and a part of the tests need Java 17 and Maven too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check lint format test-matrix clean clean-data
+.PHONY: help run test bench chaos check lint format test-matrix clean clean-data
 
 PYTHON ?= python3
 KAFKA ?= embedded
 DATA ?= .penstock
 TESTS ?=
 BENCH ?=
+MINUTES ?= 10
+SEED ?= 1
+CHAOS ?=
 MATRIX ?= 2.1.1 3.6.0
 # The old engines run one statement at a time, the oldest a process a statement: of the layout's tests
 # they get those that exactly-once stands on.
@@ -58,6 +61,9 @@ matrix-%: .penstock/matrix/%/.ready
 
 bench: $(READY) ## the benchmark, as a table and as JSON; BENCH=--help for its options
 	$(BIN)/python -m tests.bench $(BENCH)
+
+chaos: $(READY) ## kills, cuts, freezes and lies for MINUTES=10 from SEED=1; CHAOS=--help for more
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(CHAOS)
 
 clean: ## remove the environment and all caches; the trial's data stays
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .penstock/matrix

@@ -24,6 +24,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=9092)
     parser.add_argument("--controller-port", type=int, help="default: the port after it")
     parser.add_argument("--jars", type=Path, default=Path(".penstock/jars"), help="cache of jars")
+    parser.add_argument(
+        "--property", action="append", default=[], metavar="NAME=VALUE", help="of the broker's"
+    )
     parser.add_argument("--only-bring-jars", action="store_true")
     return parser.parse_args(argv)
 
@@ -40,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     jars = bring(arguments.jars.resolve())
     if arguments.only_bring_jars:
         return 0
-    node = Node(arguments.data.resolve(), arguments.port, controller_port, java, jars)
+    data, properties = arguments.data.resolve(), tuple(arguments.property)
+    node = Node(data, arguments.port, controller_port, java, jars, properties)
     node.prepare()
     if told_to_stop.is_set():
         return 0

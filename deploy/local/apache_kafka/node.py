@@ -73,6 +73,7 @@ class Node:
     controller_port: int
     java: str
     jars: Path
+    properties: tuple[str, ...] = ()  # NAME=VALUE, each stronger than the settings above
 
     @property
     def address(self) -> str:
@@ -93,7 +94,7 @@ class Node:
             host=HOST, port=self.port, controller_port=self.controller_port, log_dir=log_dir
         )
         path = self.data / name
-        path.write_text(text, encoding="utf-8")
+        path.write_text("\n".join((text, *self.properties, "")), encoding="utf-8")
         return path
 
     def _lock(self) -> None:

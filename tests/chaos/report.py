@@ -1,0 +1,80 @@
+"""What a run came to: as data, as JSON, and as text for a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Report:
+    """`lost` and `doubled` count events in `events FINAL`; `problems` covers all that is stored."""
+
+    seed: int
+    seconds: float
+    protocol: str
+    folder: str
+    events: int = 0
+    sources: Mapping[str, int] = field(default_factory=dict)
+    batches: int = 0
+    faults: Mapping[str, int] = field(default_factory=dict)
+    cuts_struck: Mapping[str, int] = field(default_factory=dict)
+    cuts_passed: Mapping[str, int] = field(default_factory=dict)
+    network: Mapping[str, int] = field(default_factory=dict)
+    said: Mapping[str, int] = field(default_factory=dict)
+    exits: Mapping[str, int] = field(default_factory=dict)
+    dead_letters: int = 0
+    settled_seconds: float = 0.0
+    lost: int = -1
+    doubled: int = -1
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.problems and self.lost == 0 and self.doubled == 0
+
+    @property
+    def not_struck(self) -> list[str]:
+        """Cut points that were passed, or not even that, and never struck."""
+        return [point for point in self.cuts_passed if not self.cuts_struck.get(point)]
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    def text(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield (
+            f"chaos: seed {self.seed}, {self.seconds:.0f} s, {self.protocol} groups: "
+            f"{self.events} events in {self.batches} batches, {sum(self.faults.values())} faults"
+        )
+        for title, counts in (
+            ("sources", self.sources),
+            ("faults", self.faults),
+            ("network", self.network),
+            ("consumers said", self.said),
+            ("ended by themselves", self.exits),
+        ):
+            yield from _table(title, counts)
+        yield "cut points (passed, struck)"
+        for point, passed in self.cuts_passed.items():
+            yield f"  {point:<32}{passed:>9}{self.cuts_struck.get(point, 0):>6}"
+        if self.not_struck:
+            yield f"never struck: {', '.join(self.not_struck)}"
+        yield f"everything had landed {self.settled_seconds:.1f} s after the last fault"
+        yield f"dead letters {self.dead_letters}"
+        yield from self.problems
+        yield f"lost {self.lost}, doubled {self.doubled}"
+        if not self.good:
+            yield f"FAILED: CHAOS_SEED={self.seed}; plan and logs in {self.folder}"
+
+
+def _table(title: str, counts: Mapping[str, Any]) -> Iterator[str]:
+    if counts:
+        yield title
+        for name, count in sorted(counts.items()):
+            yield f"  {name:<44}{count:>10}"

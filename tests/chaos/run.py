@@ -1,0 +1,296 @@
+"""One run: the whole pipeline under load while the nemesis works, then the truth.
+
+    shim, plain and transactional producers -> Apache Kafka -> 1 to 4 consumers -> the real engine
+                                                  |  a link each  |     |  a link each  |
+
+Consumers reach both servers through links of their own; everybody else reaches them directly. When
+the time is over everything is healed, the rest lands, and every table is held against what the
+topic holds, which is held against what the producers were told.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.local.child import Child
+from deploy.local.waiting import free_port, wait_until
+from schemas.settings import RESERVED_KAFKA
+from tests.chaos.cuts import POINTS, Cuts
+from tests.chaos.load import Load, Plain, Transactions
+from tests.chaos.nemesis import Nemesis, Slot
+from tests.chaos.plan import OFF, PROTOCOLS, SLOTS, Fault, plan
+from tests.chaos.proxy import HttpLink, Link, ProxyThread
+from tests.chaos.report import Report
+from tests.fixtures.children import Children, await_start
+from tests.fixtures.clickhouse import OwnClickHouse
+from tests.fixtures.events import Made, made_events
+from tests.fixtures.kafka import OwnKafka
+from tests.fixtures.loading import Loader
+from tests.fixtures.pipeline import PROJECTS, Consumer, Pipeline, line_problems
+from tests.fixtures.tables import Topic, rows_of
+
+PARTITIONS = 8
+EVENTS_PER_SECOND = 250
+_CALM_EVENTS = 1000
+_AT_FIRST = 3  # consumers
+_SETTLE_SECONDS = 180.0
+_TURNS = ("2026-02-28", "2026-03-31")
+_SETTINGS: dict[str, Any] = {
+    "BATCH_ROWS": "200",
+    "BATCH_AGE_SECONDS": "0.3",
+    "INSERTS_PER_SECOND": "20",
+    "INSERT_DEADLINE_SECONDS": "8",
+    "INSERT_MAX_SECONDS": "5",
+    "COMMIT_TIMEOUT_SECONDS": "5",
+    "STOP_SECONDS": "15",
+    "LOG_LEVEL": "debug",
+}
+_SESSION_SECONDS = 3
+# The broker's: a KIP-848 group has its session's length from there.
+_BROKER = (
+    f"group.consumer.session.timeout.ms={_SESSION_SECONDS * 1000}",
+    "group.consumer.min.session.timeout.ms=1000",
+    "group.consumer.heartbeat.interval.ms=1000",
+    "group.consumer.min.heartbeat.interval.ms=500",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms=1000",
+)
+_TELLING = (
+    "batch replayed", "insert failed", "insert unsent", "partitions assigned",
+    "partitions revoked", "partitions lost", "joining the group again", "ending at once",
+    "past the deadline: planning again", "waiting for older inserts to end", "partition stopped",
+    "ClickHouse refuses a batch for its content",
+)  # fmt: skip
+_RECONCILES = ("reconcil", "rebuil", "mend", "dead letter")
+
+
+def protocols() -> list[str]:
+    """The group protocols that the consumer's settings allow."""
+    allowed = {"cooperative"}
+    if "partition.assignment.strategy" not in RESERVED_KAFKA:
+        allowed.add("eager")
+    if "group.protocol" not in RESERVED_KAFKA:
+        allowed.add("consumer")
+    return [name for name in PROTOCOLS if name in allowed]
+
+
+def _group_settings(protocol: str) -> dict[str, object]:
+    match protocol:
+        case "eager":
+            return {
+                "KAFKA__PARTITION_ASSIGNMENT_STRATEGY": "range",
+                "SESSION_TIMEOUT_SECONDS": _SESSION_SECONDS,
+            }
+        case "consumer":
+            return {"KAFKA__GROUP_PROTOCOL": "consumer"}
+    return {"SESSION_TIMEOUT_SECONDS": _SESSION_SECONDS}
+
+
+class Run:
+    """`without`: the plan's switches that are off. `say` gets lines for a person."""
+
+    def __init__(
+        self,
+        seed: int,
+        seconds: float,
+        folder: Path,
+        *,
+        protocol: str = "cooperative",
+        without: Collection[str] = OFF,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.report = Report(seed, seconds, protocol, str(folder))
+        self._seed, self._seconds, self._folder = seed, seconds, folder
+        self._say = say
+        self._said_at = 0.0
+        self.faults: list[Fault] = plan(seed, seconds, without)
+        (folder / "plan.txt").write_text("\n".join(map(str, self.faults)) + "\n", encoding="utf-8")
+
+    def __call__(self) -> Report:
+        children = Children(self._folder / "logs")
+        proxies = ProxyThread()
+        try:
+            self._run(children, proxies)
+        finally:
+            children.close()
+            proxies.close()
+            self.report.write(self._folder / "report.json")
+        return self.report
+
+    def _run(self, children: Children, proxies: ProxyThread) -> None:
+        listens = {slot: free_port() for slot in SLOTS}
+        to_kafka = {slot: Link(f"kafka {slot}", proxies, listens[slot]) for slot in SLOTS}
+        proxied = {listens[slot]: to_kafka[slot].port for slot in SLOTS}
+        kafka = OwnKafka(self._folder / "kafka", children, proxied, _BROKER)
+        clickhouse = OwnClickHouse(self._folder / "clickhouse", children)
+        try:
+            clickhouse.create_database()
+            clickhouse.apply_schema()
+            pipeline = Pipeline(kafka, clickhouse, children, self._folder)
+            pipeline.create_topic(PARTITIONS)
+            cuts = Cuts(self._folder / "cuts")
+            slots = []
+            for slot in SLOTS:
+                link = HttpLink(f"clickhouse {slot}", proxies, clickhouse.port)
+                links: dict[str, Link] = {"kafka": to_kafka[slot], "clickhouse": link}
+                slots.append(self._slot(slot, pipeline, children, links, cuts))
+            shim = pipeline.start_shim()
+            servers = {"front": clickhouse.child, "kafka": kafka.child, "shim": shim}
+            self._through(pipeline, slots, servers, cuts)
+        finally:
+            clickhouse.close()
+
+    def _slot(
+        self,
+        number: int,
+        pipeline: Pipeline,
+        children: Children,
+        links: dict[str, Link],
+        cuts: Cuts,
+    ) -> Slot:
+        admin_port = free_port()
+        clickhouse_url = f"http://127.0.0.1:{links['clickhouse'].port}"
+        env = pipeline.environment(
+            **_SETTINGS,
+            **_group_settings(self.report.protocol),
+            ADMIN_PORT=admin_port,
+            KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{links['kafka'].port}",
+            CLICKHOUSE_URL=f"{clickhouse_url}/{pipeline.clickhouse.database}",
+        )
+        env |= {"CHAOS_CUTS": str(cuts.folder), "CHAOS_SLOT": str(number)}
+        command = [sys.executable, "-m", "tests.chaos.consumer_with_cuts", "run"]
+        child = children.make(f"consumer-{number}", command, env)
+        consumer = Consumer(child, admin_port, pipeline.partitions)
+        pipeline.consumers.append(consumer)
+        return Slot(number, consumer, links, wanted=number <= _AT_FIRST)
+
+    def _through(
+        self, pipeline: Pipeline, slots: list[Slot], servers: dict[str, Child], cuts: Cuts
+    ) -> None:
+        seed, seconds = self._seed, self._seconds
+        count = int(EVENTS_PER_SECOND * seconds) + _CALM_EVENTS
+        events = made_events(seed, count, PROJECTS, turns=_TURNS)
+        calm, rest = events[:_CALM_EVENTS], events[_CALM_EVENTS:]
+        shares = [rest[: count * 6 // 10], rest[count * 6 // 10 : count * 8 // 10]]
+        shares.append(rest[count * 8 // 10 :])
+
+        first = slots[:_AT_FIRST]
+        for slot in first:
+            slot.child.start()
+        for slot in first:
+            consumer = slot.consumer
+            await_start(slot.child, partial(consumer.shares, _AT_FIRST), 60)
+        # With a first commit on every partition; until then their owners would mostly wait.
+        Loader(pipeline.shim_port, calm, seed=seed, body_events=20).run()
+        pipeline.await_landed()
+
+        at_kafka = (pipeline.kafka.bootstrap_servers, pipeline.topic, PARTITIONS)
+        loader = Loader(
+            pipeline.shim_port, shares[0], seed=seed, body_events=20, connections=8,
+            seconds=seconds, abandons=0.03,
+        )  # fmt: skip
+        plain = Plain(*at_kafka, shares[1], seed=seed, seconds=seconds)
+        transactions = Transactions(*at_kafka, shares[2], seed=seed, seconds=seconds)
+        load = Load(loader, plain, transactions)
+        load.start()
+        nemesis = Nemesis(pipeline, slots, servers, cuts, lambda *_: None)
+        try:
+            nemesis.run(self.faults, seconds, lambda at: self._progress(at, nemesis))
+            self._settle(pipeline, nemesis, load)
+        finally:
+            self._note(pipeline, slots, nemesis, cuts)
+            self.report.sources = {
+                "shim: acknowledged": len(loader.loaded.acknowledged),
+                "shim: given up by clients": len(loader.loaded.abandoned),
+                "plain: acknowledged": len(plain.acknowledged),
+                "transactions: committed": len(transactions.committed),
+                "transactions: aborted": len(transactions.aborted),
+                "transactions: in doubt": len(transactions.unknown),
+                **{f"transactions: {name}": n for name, n in transactions.happened.items()},
+                **{f"answer {name}": n for name, n in loader.loaded.answers.items()},
+            }
+        topic = pipeline.read_topic()
+        problems = self.report.problems
+        problems += nemesis.trouble
+        problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
+        problems += [f"shim refused {i}: {why}" for i, why in loader.loaded.refused.items()][:5]
+        told = {made.id for made in calm} | loader.loaded.acknowledged
+        told |= plain.acknowledged | transactions.committed
+        self._against_truth(pipeline, topic, events, told, transactions.aborted)
+
+    def _settle(self, pipeline: Pipeline, nemesis: Nemesis, load: Load) -> None:
+        began = time.monotonic()
+
+        def over(condition: Callable[[], bool]) -> Callable[[], bool]:
+            def look() -> bool:
+                nemesis.round()
+                return condition()
+
+            return look
+
+        try:
+            wait_until(over(lambda: load.over), _SETTLE_SECONDS, "everything was sent", 0.1)
+            wait_until(over(pipeline.has_landed), _SETTLE_SECONDS, "everything has landed", 0.2)
+        except TimeoutError as late:
+            self.report.problems.append(f"{late}: lags {pipeline.lags()}")
+        self.report.settled_seconds = time.monotonic() - began
+
+    def _progress(self, at: float, nemesis: Nemesis) -> None:
+        if at - self._said_at < 10:
+            return
+        self._said_at = at
+        self._say(
+            f"chaos {at:5.0f} of {self._seconds:.0f} s: {sum(nemesis.happened.values())} faults, "
+            f"{len(nemesis.struck)} of {len(POINTS)} cut points struck"
+        )
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    def _note(self, pipeline: Pipeline, slots: list[Slot], nemesis: Nemesis, cuts: Cuts) -> None:
+        report = self.report
+        report.faults = dict(nemesis.happened)
+        report.cuts_struck = dict(nemesis.struck)
+        report.cuts_passed = dict.fromkeys(POINTS, 0) | dict(cuts.passed())
+        report.exits = dict(nemesis.exits)
+        network: Counter[str] = Counter()
+        for slot in slots:
+            for link in slot.links.values():
+                network += link.happened
+        report.network = dict(network)
+        said = Counter(str(fact["message"]) for c in pipeline.consumers for fact in c.facts())
+        report.said = {
+            text: count
+            for text, count in said.items()
+            if text in _TELLING or any(word in text.lower() for word in _RECONCILES)
+        }
+        report.batches = said["batch inserted"] + said["batch replayed"]
+
+    def _against_truth(
+        self,
+        pipeline: Pipeline,
+        topic: Topic,
+        events: list[Made],
+        told: set[str],
+        aborted: set[str],
+    ) -> None:
+        report, problems = self.report, self.report.problems
+        on_topic = Counter(line["id"] for line in topic.lines())
+        report.events = sum(on_topic.values())
+        if missing := told - on_topic.keys():
+            problems.append(f"topic: {len(missing)} acknowledged events are not there")
+        if there := aborted & on_topic.keys():
+            problems.append(f"topic: {len(there)} aborted events are there, as {min(there)}")
+        in_table = Counter(
+            {row[0]: row[1] for row in rows_of(
+                pipeline.clickhouse.client(), "SELECT id, count() FROM events FINAL GROUP BY id"
+            )}
+        )  # fmt: skip
+        report.lost = len(on_topic.keys() - in_table.keys())
+        report.doubled = sum(count > 1 for count in in_table.values())
+        problems += line_problems(events, topic)
+        problems += pipeline.problems(topic)
