@@ -14,7 +14,17 @@ BATCHES = "batches"
 SESSIONS = "sessions"
 SESSIONS_DAILY = "sessions_daily"
 PAGES_DAILY = "pages_daily"
+REBUILDS = "rebuilds"
 MIGRATIONS = "schema_migrations"
+
+# What a rebuild makes again from `events`: the sums, which can be wrong after a doubt, and
+# `sessions`, which only the removal of events can make wrong.
+SUMMED = (SESSIONS_DAILY, PAGES_DAILY)
+REBUILDABLE = (SESSIONS, *SUMMED)
+
+# A refused insert whose error (code 469) names a constraint that begins so was refused for a
+# moment only: nothing of it has landed, and it can be sent again as it is.
+HOLD = "held_for_a_rebuild"
 
 # Tables that a batch is written to, directly or by a view. On each of them a replayed token must
 # find its entry in the deduplication log, or the replay lands a second time there.
