@@ -24,6 +24,7 @@ class ConsumerSettings:
     shares: Shares
     insert_threads: int
     session_timeout_seconds: float
+    worst_outage_hours: float
     admin_host: str
     admin_port: int
     stop_seconds: float
@@ -75,6 +76,7 @@ def consumer_settings(values: Values) -> ConsumerSettings:
         ),
         insert_threads=values.integer("INSERT_THREADS"),
         session_timeout_seconds=values.number("SESSION_TIMEOUT_SECONDS"),
+        worst_outage_hours=values.number("WORST_OUTAGE_HOURS"),
         admin_host=values.text("ADMIN_HOST"),
         admin_port=values.integer("ADMIN_PORT"),
         stop_seconds=values.number("STOP_SECONDS"),

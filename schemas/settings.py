@@ -157,6 +157,14 @@ SETTINGS: tuple[Setting, ...] = (
     _number(
         "SESSION_TIMEOUT_SECONDS", _CONSUMER, 10, 1, 300, "a silent consumer is replaced after"
     ),
+    _number(
+        "WORST_OUTAGE_HOURS",
+        _CONSUMER,
+        24,
+        0,
+        8760,
+        "longest outage to survive: `check` holds Kafka's retention against it",
+    ),
     # shim
     Setting("HTTP_HOST", _SHIM, "0.0.0.0", "address it listens on"),  # noqa: S104 - a door
     _whole("HTTP_PORT", _SHIM, 8080, 0, 65535, "port the shim listens on"),
