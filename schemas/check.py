@@ -12,6 +12,7 @@ window.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from schemas import definition
-from schemas.definition import Table, View
+from schemas.definition import Table
 from schemas.layout import Migration, quoted, read
 from schemas.tables import DEDUPLICATED, DEDUPLICATION_WINDOW, DEDUPLICATION_WINDOW_SECONDS
 
@@ -28,6 +29,9 @@ _CLAUSES = {
     "PRIMARY KEY": "primary key",
     "ORDER BY": "sorting key",
 }
+# A block that comes twice changes nothing in these: they keep nothing, or one row a key.
+_HARMLESS = frozenset({"Null", "Set", "Join", "EmbeddedRocksDB"})
+_REFRESHED = re.compile(r"CREATE MATERIALIZED VIEW \S+ REFRESH ").match
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def differences(
         else:
             found.extend(_table_differences(full, migration, statement, actual, defaults))
     ours = {migration.creates for migration in read(layout)}
-    found.extend(_other_views(client, name, live, ours, defaults))
+    found.extend(_other_views(client, name, ours, defaults))
     return found
 
 
@@ -191,57 +195,81 @@ def _window_differences(
 
 
 def _other_views(
-    client: Client,
-    database: str,
-    live: Mapping[str, str],
-    ours: set[str],
-    defaults: Mapping[str, str],
+    client: Client, database: str, ours: set[str], defaults: Mapping[str, str]
 ) -> Iterator[Difference]:
-    """The targets of views on our tables that the layout does not know."""
+    """The targets of views that the layout does not know: on our tables, on their targets, and so
+    on down the chain, since a block goes all the way."""
+    known = {(database, name) for name in ours}
+    seen = set(known)
+    tables = known
+    while tables:
+        views = _views_on(client, tables) - seen
+        seen |= views
+        tables = set()
+        for view in sorted(views):
+            found = _target(client, *view)
+            if found is None:
+                continue
+            target, statement = found
+            yield from _target_differences(view, target, statement, defaults)
+            tables.add(target)
+        tables -= seen
+        seen |= tables
+
+
+def _views_on(client: Client, tables: set[tuple[str, str]]) -> set[tuple[str, str]]:
     rows = client.query(
         "SELECT DISTINCT v.1, v.2 FROM system.tables ARRAY JOIN "
         "arrayZip(dependencies_database, dependencies_table) AS v "
-        "WHERE database = {database:String} AND name IN {names:Array(String)} ORDER BY 1, 2",
-        parameters={"database": database, "names": sorted(ours)},
+        "WHERE (database, name) IN {tables:Array(Tuple(String, String))}",
+        parameters={"tables": sorted(tables)},
     ).result_rows
-    for view_database, view_name in rows:
-        if view_database == database and view_name in ours:
-            continue
-        full = f"{quoted(str(view_database))}.{quoted(str(view_name))}"
-        target = _target(client, str(view_database), str(view_name))
-        if target is None:
-            continue
-        name, table = target
-        because = f": {full} writes to it, and a replayed batch would count twice there"
-        yield from _window_differences(name, table, defaults, because)
+    return {(str(database), str(name)) for database, name in rows}
 
 
-def _target(client: Client, database: str, name: str) -> tuple[str, Table] | None:
-    """The table that a view writes to, or None when it keeps no deduplication log of its own."""
+def _target(client: Client, database: str, name: str) -> tuple[tuple[str, str], str] | None:
+    """The table that an insert's blocks are written to by a view, with its statement."""
+    found = _statement(client, database, name)
+    # one that is refreshed reads its source when it likes, and gets no blocks
+    if not found or not found[0].startswith("CREATE MATERIALIZED VIEW") or _REFRESHED(found[0]):
+        return None
+    into = definition.view(found[0]).target
+    if into is None:
+        target = (database, f".inner_id.{found[1]}")
+    else:
+        into_database, _, into_name = into.rpartition(".")
+        target = (into_database.strip("`"), into_name.strip("`"))
+    statement = _statement(client, *target)
+    return (target, statement[0]) if statement else None
+
+
+def _statement(client: Client, database: str, name: str) -> tuple[str, str] | None:
+    """(CREATE statement, UUID), or None where there is no such table."""
     rows = client.query(
-        "SELECT create_table_query, uuid FROM system.tables "
+        "SELECT create_table_query, toString(uuid) FROM system.tables "
         "WHERE database = {database:String} AND name = {name:String}",
         parameters={"database": database, "name": name},
     ).result_rows
-    if not rows or not str(rows[0][0]).startswith("CREATE MATERIALIZED VIEW"):
-        return None
-    found: View = definition.view(str(rows[0][0]))
-    full = found.target or f"{quoted(database)}.{quoted(f'.inner_id.{rows[0][1]}')}"
-    into_database, _, into_name = full.rpartition(".")
-    if found.target is None:
-        into_database, into_name = database, f".inner_id.{rows[0][1]}"
-    rows = client.query(
-        "SELECT create_table_query FROM system.tables "
-        "WHERE database = {database:String} AND name = {name:String}",
-        parameters={"database": into_database.strip("`"), "name": into_name.strip("`")},
-    ).result_rows
-    if not rows:
-        return None
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+def _target_differences(
+    view: tuple[str, str], target: tuple[str, str], statement: str, defaults: Mapping[str, str]
+) -> Iterator[Difference]:
+    by, full = (f"{quoted(database)}.{quoted(name)}" for database, name in (view, target))
+    because = f": {by} writes to it, and a replayed batch would count twice there"
     try:
-        table = definition.table(str(rows[0][0]))
+        table = definition.table(statement)
     except ValueError:
-        return None
-    return (full, table) if table.engine.endswith("MergeTree") else None
+        return
+    if table.engine.endswith("MergeTree"):
+        yield from _window_differences(full, table, defaults, because)
+    elif table.engine not in _HARMLESS:
+        yield Difference(
+            f"{full} has the engine {table.engine}, which keeps no deduplication log{because}",
+            f"DROP VIEW {by}, or let it write to a MergeTree table with "
+            f"non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}",
+        )
 
 
 def _engine(table: Table) -> str:
