@@ -1,81 +1,52 @@
 """What must be true before anything is consumed. Each finding says the sentence that mends it.
 
-`run` does this first and refuses to start (exit code 3) while something would break a guarantee;
-`check` prints the same findings. A server that is away is not a finding: `run` waits for it.
+`run` does this first. A finding that would break a guarantee refuses the start (exit code 3); one
+that is merely unwise is said, and the consumer starts: also where the log may be trimmed too soon,
+since to stand still would make that loss certain. `check` prints both. A server that is away is not
+a finding: `run` waits for it.
+
+What a server does not tell is not guessed at: an older ClickHouse without CHECK GRANT and the
+in-memory broker without settings get fewer findings, not false ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from consumer import preflight_clickhouse, preflight_kafka
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
-from consumer.kafka import topic_identity
-from consumer.ports import LogError
-from schemas.check import differences
-from schemas.tables import LANDING
+from consumer.findings import Away, Finding
+
+__all__ = ["Away", "Finding", "check", "look", "report"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What would break a guarantee, and what mends it."""
-
-    what: str
-    mend: str
-
-
-class Away(Exception):
-    """Kafka or ClickHouse does not answer: nothing can be said yet."""
-
-
-def check(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
-    """Everything that keeps the consumer from starting. Raises Away."""
-    return [*_kafka(settings), *_clickhouse(settings, table)]
-
-
-def _kafka(settings: ConsumerSettings) -> list[Finding]:
+def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
+    """Every finding, those that refuse the start first. Raises Away."""
+    kafka = preflight_kafka.look(settings)
     try:
-        topic_identity(settings)
-    except LogError as error:
-        if "does not exist" in str(error):
-            return [
-                Finding(
-                    str(error),
-                    f"kafka-topics.sh --bootstrap-server {settings.kafka_bootstrap_servers} "
-                    f"--create --topic {settings.kafka_topic} --partitions 12 "
-                    "--config message.timestamp.type=LogAppendTime",
-                )
-            ]
-        raise Away(str(error)) from error
-    return []
-
-
-def _clickhouse(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
-    try:
-        client = table.client()
-        return [
-            *(Finding(d.what, d.mend) for d in differences(client, settings.clickhouse.database)),
-            *_distributed(client, settings.clickhouse.database),
+        found = [
+            *kafka.findings,
+            *preflight_clickhouse.look(settings, table.client(), kafka.members),
         ]
     except ClickHouseError as error:
         text = str(error).strip() or type(error).__name__
         raise Away(f"ClickHouse: {text.splitlines()[0]}") from error
+    return sorted(found, key=lambda finding: not finding.refuses)
 
 
-def _distributed(client: Client, database: str) -> list[Finding]:
-    rows = client.query(
-        "SELECT name FROM system.tables WHERE database = {database:String} "
-        "AND name = {name:String} AND engine = 'Distributed'",
-        parameters={"database": database, "name": LANDING},
-    ).result_rows
-    return [
-        Finding(
-            f"{database}.{LANDING} is a Distributed table: it acknowledges before its shards have "
-            "the rows, and tokens are not shared across shards",
-            "point PENSTOCK_CLICKHOUSE_URL at a shard's own tables",
-        )
-        for _ in rows
-    ]
+def check(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
+    """Everything that keeps the consumer from starting. Raises Away."""
+    return [finding for finding in look(settings, table) if finding.refuses]
+
+
+def report(findings: Sequence[Finding]) -> int:
+    """Print them for a person. Returns the exit code of `check`."""
+    for finding in findings:
+        print(f"{'' if finding.refuses else 'warning: '}{finding.what}\n  mend: {finding.mend}")
+    refusing = sum(finding.refuses for finding in findings)
+    if not refusing:
+        print("nothing keeps the consumer from starting")
+    return 3 if refusing else 0
