@@ -1,7 +1,8 @@
-"""`penstock-schemas`: bring a ClickHouse database to the layout, and compare it with the layout.
+"""`penstock-schemas`: bring a ClickHouse database to the layout, compare it, rebuild its views.
 
 Exit codes: 0 done, 1 failed (or, for `check`, something differs), 2 wrong usage or settings.
-Results go to standard output; a trouble is one line on standard error.
+Results go to standard output; a trouble is one line on standard error, and so is each step of a
+rebuild.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from schemas.apply import apply, pending, steps
 from schemas.check import differences
 from schemas.connection import Address, SchemaError, connect, explained, parse
 from schemas.layout import LAYOUTS
+from schemas.rebuild import HOLD_SECONDS, check_names, rebuild
+from schemas.tables import REBUILDABLE, SUMMED
 
 DONE, FAILED, USAGE = 0, 1, 2
+_REBUILD = "make one month of the views again from events, while inserts go on"
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -34,7 +38,14 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
         return _complain(USAGE, *error.problems)
     except ValueError as error:
         return _complain(USAGE, f"PENSTOCK_CLICKHOUSE_URL {error}")
+    if flags.command == "rebuild":
+        try:
+            check_names(flags.partition, flags.table)
+        except ValueError as error:
+            return _complain(USAGE, str(error))
     try:
+        if flags.command == "rebuild":
+            return _rebuild(address, flags)
         if flags.command == "apply":
             return _apply(address, flags.layout, flags.cluster, flags.dry_run)
         return _check(address, flags.layout)
@@ -69,6 +80,29 @@ def _check(address: Address, layout: str) -> int:
     return FAILED if found else DONE
 
 
+def _rebuild(address: Address, flags: argparse.Namespace) -> int:
+    try:
+        done = rebuild(
+            connect(address),
+            address.database,
+            flags.partition,
+            flags.table or SUMMED,
+            seconds=flags.seconds,
+            hold_seconds=flags.hold_seconds,
+            expired=flags.expired,
+            progress=lambda line: print(f"{flags.partition}: {line}", file=sys.stderr, flush=True),
+        )
+    except KeyboardInterrupt:
+        return _complain(FAILED, f"{flags.partition}: stopped; run it again to finish")
+    if not done.holds:
+        return _complain(FAILED, f"there is nothing in {flags.partition}, and nothing to rebuild")
+    print(
+        f"{flags.partition}: {', '.join(done.tables)} made again from {done.rows} rows in "
+        f"{done.seconds:.1f} s; inserts were held for {done.held_seconds:.2f} s"
+    )
+    return DONE
+
+
 def _complain(code: int, *problems: str) -> int:
     for problem in problems:
         print(f"penstock-schemas: {problem}", file=sys.stderr)
@@ -92,7 +126,44 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument("--dry-run", action="store_true", help="print the statements only")
         settings.add_flags(command, "schemas")
+    command = commands.add_parser("rebuild", help=_REBUILD, description=_REBUILD + ".")
+    command.add_argument(
+        "--partition", required=True, metavar="MONTH", help="ClickHouse partition, like 202611"
+    )
+    command.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"one of {', '.join(REBUILDABLE)}; may be given again; by default the sums, "
+        f"{' and '.join(SUMMED)}",
+    )
+    command.add_argument(
+        "--seconds", type=_positive, default=3600.0, help="give up after this long (3600)"
+    )
+    command.add_argument(
+        "--hold-seconds",
+        type=_positive,
+        default=HOLD_SECONDS,
+        help=f"hold inserts for no longer than this, even if this command dies ({HOLD_SECONDS:g})",
+    )
+    command.add_argument(
+        "--expired",
+        action="store_true",
+        help="also where the TTL of events may have taken rows: the sums lose them too",
+    )
+    settings.add_flags(command, "schemas")
     return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from schemas.hold import SCRATCH, Database
 from schemas.layout import literal, quoted
 from schemas.tables import EVENTS, SESSIONS
 
-_CHUNK_ROWS = 5_000_000  # of one filling statement: whole days, at least one
+_CHUNK_ROWS = 1_000_000  # of one filling statement: whole days, at least one
 _PAUSE_SECONDS = 0.05
 _TIMEOUT = 159
 _NAME = re.compile(rf"{SCRATCH}_(\d+)_[0-9a-f]{{8}}_\w+")
@@ -34,6 +34,7 @@ _NAME = re.compile(rf"{SCRATCH}_(\d+)_[0-9a-f]{{8}}_\w+")
 # What tells events apart: the sorting key of `events`.
 _KEY = "project_id, toDate(created_at), session_id, created_at, id"
 _FOUND_KEY = "project_id, date, session_id, created_at, id"
+_SOURCE = "{source}"  # stands in a view's query for what it reads
 _QUIETLY = {"async_insert": 0, "insert_deduplicate": 0, "insert_deduplication_token": ""}
 
 
@@ -96,7 +97,7 @@ class Recount:
         self._mutations = self._known_mutations()
         self._snapshot = self._take_snapshot()
         for table in self.tables:
-            self._queries[table] = view_query(self.server, table)
+            self._queries[table] = view_query(self.server, table, _SOURCE)
             self.server.do(f"CREATE TABLE {self.twin(table)} AS {self.server.table(table)}")
         for name in ("found", "fresh"):
             self.server.do(
@@ -194,8 +195,9 @@ class Recount:
         """The view's query over the snapshot's events, each once, into the twin."""
         columns, query = self._queries[table]
         source = f"(SELECT * FROM {self._snapshot.table} FINAL WHERE {condition})"  # noqa: S608
-        query = query.replace(_SOURCE, source)
-        self._write(f"INSERT INTO {self.twin(table)} ({columns}) {query}", until)
+        self._write(
+            f"INSERT INTO {self.twin(table)} ({columns}) {query.replace(_SOURCE, source)}", until
+        )
 
     def _take_snapshot(self) -> _Snapshot:
         events = self.server.table(EVENTS)
@@ -250,11 +252,9 @@ class Recount:
         )
 
 
-_SOURCE = "{source}"
-
-
-def view_query(server: Database, table: str) -> tuple[str, str]:
-    """Columns and SELECT of what the view of `table` writes, with `{source}` for what it reads."""
+def view_query(server: Database, table: str, source: str) -> tuple[str, str]:
+    """Columns and SELECT of what the view of `table` writes, read from `source` in place of
+    `events`. Raises SchemaError when the view is not as the layout has it."""
     view = f"{table}_mv"
     found = server.ask(
         "SELECT as_select FROM system.tables "
@@ -263,7 +263,8 @@ def view_query(server: Database, table: str) -> tuple[str, str]:
         view=view,
     )
     reads = re.compile(rf"\bFROM {re.escape(quoted(server.name))}\.`?{EVENTS}`?(?![\w.`])")
-    query, times = reads.subn(f"FROM {_SOURCE} AS {EVENTS}", found[0][0] if found else "")
+    live = found[0][0] if found else ""
+    query, times = reads.subn(lambda _: f"FROM {source} AS {EVENTS}", live)
     if times != 1:
         raise SchemaError(
             f"{server.table(view)} is missing, or does not read {EVENTS} as the layout does: "

@@ -1,0 +1,267 @@
+"""What hangs on the rows of `events`, put right from them; and a range of batches taken out.
+
+The stamps in `events` say which batches are there. `restore` makes the rest agree with them for a
+range of offsets, after a doubt:
+
+1. the ledger rows (`batches`) that are missing are written, with the rows that are there;
+2. the range's events are written to `sessions` once more, which is idempotent by id;
+3. the sums of the given ClickHouse partitions are rebuilt (schemas/rebuild.py).
+
+Each step can be done twice, so all of it can be run again after a crash anywhere. The inserts go
+straight into their tables, without a token: no other view fires on them, nothing is stamped, and
+nothing enters a deduplication log.
+
+A range is taken out in an order that a crash cannot hide:
+
+    touched = remove(...)     ledger completed; rows deleted from `events`, and seen to be gone
+    rebuild(each of touched, REBUILDABLE)
+    forget(...)               ledger rows deleted
+
+Until `forget` the ledger names every ClickHouse partition of the range: run from the beginning
+again, `remove` returns the same ones. The tokens of removed batches stay taken in the deduplication
+logs, so the range has to come back under another epoch. While it is taken out nobody may insert
+into it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from schemas.connection import SchemaError
+from schemas.hold import Database
+from schemas.layout import literal
+from schemas.rebuild import HOLD_SECONDS, Rebuilt, rebuild, uptime_clock
+from schemas.recount import Course, view_query
+from schemas.tables import BATCHES, EVENTS, SESSIONS
+
+_LARGEST = (1 << 63) - 1
+_PAUSE_SECONDS = 0.05
+_ROWS_AN_INSERT = 10_000
+_LEDGER = (
+    "topic_id, topic, partition, first, end, expected_rows, epoch, clickhouse_partition, rows, "
+    "landed_at"
+)
+_QUIETLY = {
+    "async_insert": 0,
+    "insert_deduplicate": 0,
+    "insert_deduplication_token": "",
+    "max_partitions_per_insert_block": 0,
+}
+
+
+@dataclass(frozen=True)
+class Restored:
+    """`ledger_rows` that were missing and are written; `events` that were added to `sessions` once
+    more; the ClickHouse partitions whose sums were made again."""
+
+    ledger_rows: int
+    events: int
+    rebuilt: tuple[Rebuilt, ...]
+
+
+def restore(
+    client: Client,
+    database: str,
+    topic_id: str,
+    partition: int,
+    first: int,
+    end: int,
+    partitions: Iterable[str],
+    *,
+    seconds: float,
+    topic: str = "",
+    hold_seconds: float = HOLD_SECONDS,
+    progress: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = uptime_clock,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Restored:
+    """Make ledger, sessions and sums agree with `events`, for its batches of this Kafka partition
+    that share an offset with [first, end), and for the sums of ClickHouse `partitions`.
+
+    `topic`: the name for ledger rows where no other row of the topic has it. Raises as `rebuild`.
+    """
+    until = clock() + seconds
+    server = Database(client, database)
+    written = _complete_ledger(server, topic_id, partition, first, end, topic)
+    overlapping = _stamped(topic_id, partition) + f" AND _first < {end:d} AND _end > {first:d}"
+    events = _add_sessions(server, overlapping)
+    rebuilt = tuple(
+        rebuild(
+            client,
+            database,
+            each,
+            seconds=until - clock(),
+            hold_seconds=hold_seconds,
+            progress=progress,
+            clock=clock,
+            sleep=sleep,
+        )
+        for each in sorted(set(partitions))
+    )
+    return Restored(written, events, rebuilt)
+
+
+def remove(
+    client: Client,
+    database: str,
+    topic_id: str,
+    partition: int,
+    first: int,
+    end: int | None,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = uptime_clock,
+    sleep: Callable[[float], None] = time.sleep,
+) -> frozenset[str]:
+    """Delete from `events` the rows of the batches that lie in [first, end), or from `first` on.
+
+    Returns the ClickHouse partitions that they touched, of which every view has to be rebuilt, and
+    then `forget` called. Raises SchemaError, and deletes nothing, when a batch lies in the range
+    only in part: which of its rows belong to which offset cannot be told.
+    """
+    course = Course(clock() + seconds, clock, sleep, lambda _: None)
+    server = Database(client, database)
+    last = _LARGEST if end is None else end
+    _refuse_cut(server, topic_id, partition, first, last)
+    _complete_ledger(server, topic_id, partition, first, last, "")
+    touched = server.ask(
+        f"SELECT DISTINCT clickhouse_partition FROM {server.table(BATCHES)} "  # noqa: S608
+        f"WHERE {_in_ledger(topic_id, partition, first, last)}"
+    )
+    within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
+    _delete(server, EVENTS, within, course)
+    return frozenset(row[0] for row in touched)
+
+
+def forget(
+    client: Client,
+    database: str,
+    topic_id: str,
+    partition: int,
+    first: int,
+    end: int | None,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = uptime_clock,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Delete the ledger rows of the batches that lie in [first, end), or from `first` on: the last
+    step of taking them out. Raises SchemaError when `events` still has rows of them."""
+    course = Course(clock() + seconds, clock, sleep, lambda _: None)
+    server = Database(client, database)
+    last = _LARGEST if end is None else end
+    within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
+    if _count(server, EVENTS, within):
+        raise SchemaError(f"{server.table(EVENTS)} still has rows of [{first}, {end or '...'})")
+    _delete(server, BATCHES, _in_ledger(topic_id, partition, first, last), course)
+
+
+def _stamped(topic_id: str, partition: int) -> str:
+    return f"_topic_id = {literal(topic_id)} AND _partition = {partition:d}"
+
+
+def _in_ledger(topic_id: str, partition: int, first: int, end: int) -> str:
+    return (
+        f"topic_id = {literal(topic_id)} AND partition = {partition:d} "
+        f"AND first >= {first:d} AND end <= {end:d}"
+    )
+
+
+def _count(server: Database, table: str, condition: str) -> int:
+    query = f"SELECT count() FROM {server.table(table)} WHERE {condition}"  # noqa: S608
+    return int(server.ask(query)[0][0])
+
+
+def _complete_ledger(
+    server: Database, topic_id: str, partition: int, first: int, end: int, topic: str
+) -> int:
+    """Write the ledger rows that stamped batches lack; how many."""
+    stamped = server.ask(
+        "SELECT _first, _end, _epoch, _partition_id, count() "  # noqa: S608
+        f"FROM {server.table(EVENTS)} WHERE {_stamped(topic_id, partition)} "
+        f"AND _first < {end:d} AND _end > {first:d} GROUP BY ALL ORDER BY ALL"
+    )
+    known: set[tuple[int, int, int, str]] = set()
+    expected: dict[tuple[int, int, int], int] = {}
+    for start, stop, epoch, month, rows, its_topic in server.ask(
+        "SELECT first, end, epoch, clickhouse_partition, expected_rows, topic "  # noqa: S608
+        f"FROM {server.table(BATCHES)} WHERE topic_id = {literal(topic_id)} "
+        f"AND partition = {partition:d} AND first < {end:d} AND end > {first:d}"
+    ):
+        known.add((start, stop, epoch, month))
+        expected[start, stop, epoch] = rows
+        topic = its_topic or topic
+    there: Counter[tuple[int, int, int]] = Counter()
+    for start, stop, epoch, _, rows in stamped:
+        there[start, stop, epoch] += rows
+    topic = topic or _topic(server, topic_id)
+    missing = [
+        f"({literal(topic_id)}, {literal(topic)}, {partition:d}, {start}, {stop}, "
+        f"{expected.get((start, stop, epoch), there[start, stop, epoch])}, {epoch}, "
+        f"{literal(month)}, {rows}, now64(3, 'UTC'))"
+        for start, stop, epoch, month, rows in stamped
+        if (start, stop, epoch, month) not in known
+    ]
+    for at in range(0, len(missing), _ROWS_AN_INSERT):
+        rows = ", ".join(missing[at : at + _ROWS_AN_INSERT])
+        server.do(f"INSERT INTO {server.table(BATCHES)} ({_LEDGER}) VALUES {rows}", **_QUIETLY)  # noqa: S608
+    return len(missing)
+
+
+def _topic(server: Database, topic_id: str) -> str:
+    rows = server.ask(
+        f"SELECT any(topic) FROM {server.table(BATCHES)} "  # noqa: S608
+        f"WHERE topic_id = {literal(topic_id)} AND topic != ''"
+    )
+    return str(rows[0][0])
+
+
+def _add_sessions(server: Database, condition: str) -> int:
+    """Write what these events say to `sessions` once more; how many there are."""
+    events = _count(server, EVENTS, condition)
+    if events:
+        source = f"(SELECT * FROM {server.table(EVENTS)} WHERE {condition})"  # noqa: S608
+        columns, query = view_query(server, SESSIONS, source)
+        server.do(f"INSERT INTO {server.table(SESSIONS)} ({columns}) {query}", **_QUIETLY)
+    return events
+
+
+def _refuse_cut(server: Database, topic_id: str, partition: int, first: int, end: int) -> None:
+    cut = server.ask(
+        "SELECT DISTINCT _first, _end "  # noqa: S608
+        f"FROM {server.table(EVENTS)} WHERE {_stamped(topic_id, partition)} "
+        f"AND _first < {end:d} AND _end > {first:d} AND (_first < {first:d} OR _end > {end:d}) "
+        "ORDER BY _first LIMIT 1"
+    )
+    if cut:
+        raise SchemaError(
+            f"the batch [{cut[0][0]}, {cut[0][1]}) lies in the range only in part: begin and end "
+            "the range where a batch does"
+        )
+
+
+def _delete(server: Database, table: str, condition: str, course: Course) -> None:
+    """Delete the rows, and see that none is left. The server goes on with it by itself, so the wait
+    is for its list of mutations, not for one long answer."""
+    if not _count(server, table, condition):
+        return
+    server.do(f"ALTER TABLE {server.table(table)} DELETE WHERE {condition}", mutations_sync=0)
+    while unfinished := server.ask(
+        "SELECT latest_fail_reason FROM system.mutations WHERE database = {database:String} "
+        "AND table = {table:String} AND NOT is_done AND NOT is_killed",
+        database=server.name,
+        table=table,
+    ):
+        course.check()
+        for (reason,) in unfinished:
+            if reason:
+                raise SchemaError(f"{server.table(table)} cannot delete: {reason.splitlines()[0]}")
+        course.sleep(_PAUSE_SECONDS)
+    left = _count(server, table, condition)
+    if left:
+        raise SchemaError(f"{server.table(table)} still has {left} of the rows that were deleted")
