@@ -48,27 +48,27 @@ class Cuts:
         self.folder = folder
         (folder / "arms").mkdir(parents=True, exist_ok=True)
         self._made = 0
+        self._armed: dict[Path, str] = {}
 
     def arm(
         self, point: str, act: Act, passings: int = 1, slot: int = 0, seconds: float = 0
     ) -> None:
         """Strike at the `passings`-th passing of `point`, of this slot's consumer or any (0).
-        `seconds`: for whoever thaws what froze."""
+        `seconds`: for whoever thaws what froze. A point that is armed already stays as it is."""
         if point not in POINTS:
             raise ValueError(point)
+        if point in self._armed.values():
+            self._armed = {p: at for p, at in self._armed.items() if p.exists()}
+            if point in self._armed.values():
+                return
         self._made += 1
         arm = {"point": point, "passings": passings, "act": act, "slot": slot, "seconds": seconds}
         text = json.dumps(arm)
         name = f"{self._made:06}"
         unready = self.folder / f"{name}.unready"
         unready.write_text(text, encoding="utf-8")
-        unready.rename(self.folder / "arms" / f"{name}.json")
-
-    def bound(self, most: int) -> None:
-        """Take back the oldest, so that no more than `most` wait for their moment."""
-        arms = sorted((self.folder / "arms").glob("*.json"))
-        for arm in arms[: max(0, len(arms) - most)]:
-            arm.unlink(missing_ok=True)
+        armed = unready.rename(self.folder / "arms" / f"{name}.json")
+        self._armed[armed] = point
 
     def disarm(self) -> int:
         """Take back what has not struck; how many there were."""

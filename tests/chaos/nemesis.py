@@ -13,6 +13,7 @@ import http.client
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -24,9 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-
 from deploy.local.child import Child
 from tests.chaos.cuts import Cuts
 from tests.chaos.plan import ANSWERS, Fault
@@ -34,7 +32,7 @@ from tests.chaos.proxy import HttpLink, Link, Tamper
 from tests.fixtures.pipeline import Consumer, Pipeline
 
 _STOPPED_FOR_OFFSETS_SECONDS = 20.0
-_MOST_ARMS = 6
+_TERM_SECONDS = 10.0  # one that is told to end is killed after
 _FEWEST = 2  # consumers that are wanted, so that most faults leave somebody to go on
 
 
@@ -160,7 +158,6 @@ class Nemesis:
         details = fault.details
         if fault.kind == "cut":
             seconds = details.get("seconds", 0.0)
-            self._cuts.bound(_MOST_ARMS - 1)
             self._cuts.arm(fault.target, details["act"], details["passings"], seconds=seconds)
             return
         if " to " in fault.target:
@@ -237,6 +234,8 @@ class Nemesis:
             child.kill()
         else:
             child.signal(signal.SIGTERM)
+            pid = child.pid
+            self._later(_TERM_SECONDS, lambda: child.kill() if child.pid == pid else None)
         self._back_at[name] = time.monotonic() + fault.details["away"]
 
     def _to_link(self, fault: Fault, link: Link) -> None:
@@ -306,42 +305,26 @@ class Nemesis:
             slot.child.kill()
         until = time.monotonic() + _STOPPED_FOR_OFFSETS_SECONDS
 
+        pipeline = self._pipeline
+        command = [sys.executable, "-m", "tests.chaos.offsets", pipeline.kafka.bootstrap_servers]
+        command += [pipeline.topic, str(pipeline.partitions), pipeline.group, to]
+        mover = pipeline.make_child("offsets", command)
+
         def moved_or_late() -> None:
-            late = time.monotonic() >= until
             for name, child in self._servers.items():
                 if not child.alive and time.monotonic() >= self._back_at.get(name, 0):
                     self._back_at.pop(name, None)
                     child.start()
-            if late or self._move_offsets(to):
+            if mover.alive:
+                return
+            late = time.monotonic() >= until
+            if late or mover.exit_code == 0:
                 self._group_is_empty = None
                 self.happened[f"offsets moved: {'not in time' if late else to}"] += 1
+            else:
+                mover.start()
 
         self._group_is_empty = moved_or_late
-
-    def _move_offsets(self, to: str) -> bool:
-        pipeline = self._pipeline
-        servers = pipeline.kafka.bootstrap_servers
-        admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
-        try:
-            described = admin.describe_consumer_groups([pipeline.group], request_timeout=2)
-            if described[pipeline.group].result(3).members:
-                return False
-            if to == "none":
-                deleted = admin.delete_consumer_groups([pipeline.group], request_timeout=2)
-                deleted[pipeline.group].result(3)
-                return True
-            committed = pipeline.committed()
-            share = {"start": 0.0, "middle": 0.5, "end": 1.0}[to]
-            moved = [
-                TopicPartition(pipeline.topic, number, int(offset * share))
-                for number, offset in committed.items()
-            ]
-            request = ConsumerGroupTopicPartitions(pipeline.group, moved)
-            altered = admin.alter_consumer_group_offsets([request], request_timeout=2)
-            altered[pipeline.group].result(3)
-        except (KafkaException, TimeoutError):
-            return False
-        return True
 
 
 def _execute(url: str, statement: str) -> None:

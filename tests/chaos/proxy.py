@@ -243,7 +243,7 @@ class HttpLink(Link):
             except asyncio.IncompleteReadError:
                 return
             body = _body(reader, head)
-            if self._tampers and b"insert_deduplication_token=" in head.split(b"\r\n", 1)[0]:
+            if self._tampers and _is_insert(head.split(b"\r\n", 1)[0]):
                 tamper = self._tampers.popleft()
                 self.happened[f"insert: {tamper.how} {tamper.code or ''}".strip()] += 1
                 if not await self._tampered(tamper, head, body, pair):
@@ -287,6 +287,10 @@ class HttpLink(Link):
                 pass
         finally:
             writer.close()
+
+
+def _is_insert(line: bytes) -> bool:
+    return b"insert_deduplication_token=" in line and b"INSERT" in line
 
 
 async def _body(reader: asyncio.StreamReader, head: bytes) -> AsyncIterator[bytes]:

@@ -26,7 +26,8 @@ class Report:
     network: Mapping[str, int] = field(default_factory=dict)
     said: Mapping[str, int] = field(default_factory=dict)
     exits: Mapping[str, int] = field(default_factory=dict)
-    dead_letters: int = 0
+    bad_lines: int = 0
+    dead_letters: int = 0  # records of theirs: one line's may be written twice
     settled_seconds: float = 0.0
     lost: int = -1
     doubled: int = -1
@@ -66,7 +67,7 @@ class Report:
         if self.not_struck:
             yield f"never struck: {', '.join(self.not_struck)}"
         yield f"everything had landed {self.settled_seconds:.1f} s after the last fault"
-        yield f"dead letters {self.dead_letters}"
+        yield f"bad lines {self.bad_lines}, dead letters written {self.dead_letters}"
         yield from self.problems
         yield f"lost {self.lost}, doubled {self.doubled}"
         if not self.good:

@@ -20,23 +20,27 @@ from typing import Any
 
 from deploy.local.child import Child
 from deploy.local.waiting import free_port, wait_until
-from schemas.settings import RESERVED_KAFKA
+from schemas.settings import BY_NAME
 from tests.chaos.cuts import POINTS, Cuts
 from tests.chaos.load import Load, Plain, Transactions
 from tests.chaos.nemesis import Nemesis, Slot
-from tests.chaos.plan import OFF, PROTOCOLS, SLOTS, Fault, plan
+from tests.chaos.plan import OFF, SLOTS, Fault, plan
+from tests.chaos.poison import BAD, MOST_BYTES, Poison
 from tests.chaos.proxy import HttpLink, Link, ProxyThread
 from tests.chaos.report import Report
+from tests.chaos.verdict import ledger_problems, letter_problems, read_letters
 from tests.fixtures.children import Children, await_start
 from tests.fixtures.clickhouse import OwnClickHouse
 from tests.fixtures.events import Made, made_events
 from tests.fixtures.kafka import OwnKafka
 from tests.fixtures.loading import Loader
 from tests.fixtures.pipeline import PROJECTS, Consumer, Pipeline, line_problems
-from tests.fixtures.tables import Topic, rows_of
+from tests.fixtures.tables import Topic, against_truth, rows_of, stamp_problems
+from tests.fixtures.truth import Truth
 
 PARTITIONS = 8
 EVENTS_PER_SECOND = 250
+_LETTER_PARTITIONS = 2
 _CALM_EVENTS = 1000
 _AT_FIRST = 3  # consumers
 _SETTLE_SECONDS = 180.0
@@ -71,24 +75,15 @@ _RECONCILES = ("reconcil", "rebuil", "mend", "dead letter")
 
 def protocols() -> list[str]:
     """The group protocols that the consumer's settings allow."""
-    allowed = {"cooperative"}
-    if "partition.assignment.strategy" not in RESERVED_KAFKA:
-        allowed.add("eager")
-    if "group.protocol" not in RESERVED_KAFKA:
-        allowed.add("consumer")
-    return [name for name in PROTOCOLS if name in allowed]
+    setting = BY_NAME.get("KAFKA_GROUP_PROTOCOL")
+    return list(setting.choices) if setting is not None else ["cooperative"]
 
 
 def _group_settings(protocol: str) -> dict[str, object]:
-    match protocol:
-        case "eager":
-            return {
-                "KAFKA__PARTITION_ASSIGNMENT_STRATEGY": "range",
-                "SESSION_TIMEOUT_SECONDS": _SESSION_SECONDS,
-            }
-        case "consumer":
-            return {"KAFKA__GROUP_PROTOCOL": "consumer"}
-    return {"SESSION_TIMEOUT_SECONDS": _SESSION_SECONDS}
+    settings: dict[str, object] = {"SESSION_TIMEOUT_SECONDS": _SESSION_SECONDS}
+    if "KAFKA_GROUP_PROTOCOL" in BY_NAME:
+        settings["KAFKA_GROUP_PROTOCOL"] = protocol
+    return settings
 
 
 class Run:
@@ -132,7 +127,9 @@ class Run:
             clickhouse.create_database()
             clickhouse.apply_schema()
             pipeline = Pipeline(kafka, clickhouse, children, self._folder)
-            pipeline.create_topic(PARTITIONS)
+            size = {"max_message_bytes": str(MOST_BYTES)}
+            pipeline.create_topic(PARTITIONS, **size)
+            kafka.create_topic(_LETTER_PARTITIONS, f"{pipeline.topic}.dead", **size)
             cuts = Cuts(self._folder / "cuts")
             slots = []
             for slot in SLOTS:
@@ -174,8 +171,10 @@ class Run:
     ) -> None:
         seed, seconds = self._seed, self._seconds
         count = int(EVENTS_PER_SECOND * seconds) + _CALM_EVENTS
-        events = made_events(seed, count, PROJECTS, turns=_TURNS)
-        calm, rest = events[:_CALM_EVENTS], events[_CALM_EVENTS:]
+        beside = sum(fault.details["records"] for fault in self.faults if fault.kind == "poison")
+        events = made_events(seed, count + 12 * beside, PROJECTS, turns=_TURNS)
+        calm, rest, good = events[:_CALM_EVENTS], events[_CALM_EVENTS:count], events[count:]
+        count -= _CALM_EVENTS
         shares = [rest[: count * 6 // 10], rest[count * 6 // 10 : count * 8 // 10]]
         shares.append(rest[count * 8 // 10 :])
 
@@ -198,10 +197,11 @@ class Run:
         transactions = Transactions(*at_kafka, shares[2], seed=seed, seconds=seconds)
         load = Load(loader, plain, transactions)
         load.start()
-        nemesis = Nemesis(pipeline, slots, servers, cuts, lambda *_: None)
+        poison = Poison(*at_kafka, good)
+        nemesis = Nemesis(pipeline, slots, servers, cuts, poison)
         try:
             nemesis.run(self.faults, seconds, lambda at: self._progress(at, nemesis))
-            self._settle(pipeline, nemesis, load)
+            self._settle(pipeline, nemesis, lambda: load.over and poison.over)
         finally:
             self._note(pipeline, slots, nemesis, cuts)
             self.report.sources = {
@@ -214,16 +214,16 @@ class Run:
                 **{f"transactions: {name}": n for name, n in transactions.happened.items()},
                 **{f"answer {name}": n for name, n in loader.loaded.answers.items()},
             }
-        topic = pipeline.read_topic()
+        topic = pipeline.read_topic(BAD)
         problems = self.report.problems
         problems += nemesis.trouble
         problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
         problems += [f"shim refused {i}: {why}" for i, why in loader.loaded.refused.items()][:5]
         told = {made.id for made in calm} | loader.loaded.acknowledged
-        told |= plain.acknowledged | transactions.committed
+        told |= plain.acknowledged | transactions.committed | poison.acknowledged
         self._against_truth(pipeline, topic, events, told, transactions.aborted)
 
-    def _settle(self, pipeline: Pipeline, nemesis: Nemesis, load: Load) -> None:
+    def _settle(self, pipeline: Pipeline, nemesis: Nemesis, sent: Callable[[], bool]) -> None:
         began = time.monotonic()
 
         def over(condition: Callable[[], bool]) -> Callable[[], bool]:
@@ -234,7 +234,7 @@ class Run:
             return look
 
         try:
-            wait_until(over(lambda: load.over), _SETTLE_SECONDS, "everything was sent", 0.1)
+            wait_until(over(sent), _SETTLE_SECONDS, "everything was sent", 0.1)
             wait_until(over(pipeline.has_landed), _SETTLE_SECONDS, "everything has landed", 0.2)
         except TimeoutError as late:
             self.report.problems.append(f"{late}: lags {pipeline.lags()}")
@@ -293,4 +293,11 @@ class Run:
         report.lost = len(on_topic.keys() - in_table.keys())
         report.doubled = sum(count > 1 for count in in_table.values())
         problems += line_problems(events, topic)
-        problems += pipeline.problems(topic)
+        client = pipeline.clickhouse.client()
+        problems += ledger_problems(client, topic)
+        problems += stamp_problems(client, topic)
+        problems += against_truth(client, Truth(topic.lines()))
+        servers, name = pipeline.kafka.bootstrap_servers, f"{pipeline.topic}.dead"
+        letters, report.dead_letters = read_letters(servers, name, _LETTER_PARTITIONS)
+        report.bad_lines = len(topic.bad)
+        problems += letter_problems(topic, letters)
