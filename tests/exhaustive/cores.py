@@ -1,0 +1,308 @@
+"""The real `Partition`, as a finite automaton that is discovered while it is searched.
+
+A core is deterministic: its state, an event and the time give its next state and its commands. So
+each state that is met is kept once, as a live object with a number, and each step is taken once:
+
+    step(number, event)  ->  (next number, commands)
+
+For that, a state is walked through, whatever its classes are, and written as a tuple. Time is taken
+out on the way: it is always `NOW`, and passing of time moves every time in the state into the past,
+to the point from where on it makes no difference (`_FLOORS`). What else makes states differ
+without ever making a difference is evened out there too, and named: counters that only stretch
+a backoff, words for people, and the milliseconds that tell two commits of the same content apart.
+(Two commits are never the same: the world knows by itself which one Kafka shows.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from functools import cache
+from typing import Any, NamedTuple
+
+from consumer import ledger as ledger_module
+from consumer import partition as partition_module
+from consumer import recovery as recovery_module
+from consumer.batch import Batch, Records
+from consumer.commands import Command, Event
+from consumer.ledger import Open, Source
+from consumer.partition import Limits, Now, Partition, Phase
+from consumer.recovery import Commit
+from consumer.retry import Backoff
+from tests.exhaustive.scope import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS, Scope
+
+TOPIC_ID = "topic-id"
+SOURCE = Source("cluster", "events", TOPIC_ID, 0)
+NOW = 1000.0
+NOW_MS = 1_000_000
+_FRESH_MS = 7  # added to the clock while a core acts: what it writes now can be told by it
+
+# How far into the past each time of a core makes a difference. Others: the longest wait there is.
+_FLOORS = {
+    "_quiet_at": 0.0,
+    "_again_at": 0.0,
+    "deadline": 0.0,
+    "began_at": 0.0,
+    "first_at": COMMIT_TIMEOUT_SECONDS,
+    "_planned_at": DEADLINE_SECONDS + 1,
+}
+_FLOOR = 2 * (DEADLINE_SECONDS + MAX_SECONDS)
+# They stretch a backoff, which takes no time here, or are words for people.
+_EVENED = {"_failures": 0, "attempts": 0, "halted_why": "", "read_so_far": (0, 0)}
+_KEPT = (Limits, Source, Batch, Enum, bytes, bool, type(None))
+
+
+class Info(NamedTuple):
+    """What the world asks of a core. `unread`: where a replay's range ends that is to be read."""
+
+    phase: Phase
+    outstanding: bool
+    late: bool  # the unanswered commit was sent before the last jump
+    timer: bool  # a tick now makes it go on
+    waits: bool
+    position: int | None
+    unread: int | None
+    hungry: bool  # would begin a new batch
+    ahead: bool  # would read a batch ahead of the one in flight
+    at_rest: bool
+    stopping: bool
+
+
+class Cores:
+    """All states of a core that were met in one search."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._oldest_ms = scope.oldest_ms
+        self._limits = Limits(
+            batch_rows=scope.batch_rows,
+            batch_bytes=10**6,
+            insert_deadline_seconds=DEADLINE_SECONDS,
+            insert_max_seconds=MAX_SECONDS,
+            commit_timeout_seconds=COMMIT_TIMEOUT_SECONDS,
+            retry=Backoff(0.0, 0.0),
+            refusal=Backoff(0.0, 0.0),
+        )
+        self._values = [
+            None if part == "." else f"0/{offset}/0/{part}".encode()
+            for offset, part in enumerate(scope.log)
+        ]
+        self._numbers: dict[object, int] = {}
+        self._objects: list[Partition] = []
+        self.info: list[Info] = []
+        self._steps: dict[tuple[Any, ...], tuple[int, tuple[Command, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def begin(self, commit: Commit, version: int) -> tuple[int, tuple[Command, ...]]:
+        return self._step((-1, "begin", commit, version), lambda c, now: c.begin(commit, now))
+
+    def on(self, number: int, event: Event, version: int) -> tuple[int, tuple[Command, ...]]:
+        return self._step((number, "on", event, version), lambda c, now: c.on(event, now))
+
+    def read(self, number: int, end: int, version: int) -> tuple[int, tuple[Command, ...]]:
+        """Records up to `end`; what is then read and not closed is old enough to be closed."""
+
+        def act(core: Partition, now: Now) -> list[Command]:
+            first = core.position
+            assert first is not None
+            values = self._values[first:end]
+            commands = core.records(Records(range(first, end), values, end, 0), now)
+            if core.phase is Phase.READING and core.filling:
+                commands += core.tick(now, 0.0)
+            return commands
+
+        return self._step((number, "read", end, version), act)
+
+    def tick(
+        self, number: int, version: int, *, late: bool = False
+    ) -> tuple[int, tuple[Command, ...]]:
+        """`late`: after the time in which a commit should have been answered."""
+
+        def act(core: Partition, now: Now) -> list[Command]:
+            if late:
+                now = replace(now, seconds=now.seconds + COMMIT_TIMEOUT_SECONDS)
+            return core.tick(now, 0.0)
+
+        return self._step((number, "tick", late, version), act)
+
+    def stop(self, number: int) -> int:
+        def act(core: Partition, _: Now) -> list[Command]:
+            core.stop()
+            return []
+
+        return self._step((number, "stop"), act)[0]
+
+    def later(self, number: int, seconds: float, ms: int) -> int:
+        """The same core after time has passed: `seconds` on its clock, `ms` on the wall's."""
+        key = (number, "later", seconds, ms)
+        if key not in self._steps:
+            moved = _rewritten(self._objects[number], _Shift(seconds, ms, self._oldest_ms))
+            self._steps[key] = self._number(moved), ()
+        return self._steps[key][0]
+
+    def _copy(self, core: Partition) -> Partition:
+        copy: Partition = _rewritten(core, _Shift(0, 0, self._oldest_ms))
+        if copy.planned:
+            vars(copy)["_commit"] = None  # only a plan looks at it
+        return copy
+
+    def _step(
+        self,
+        key: tuple[Any, ...],
+        act: Callable[[Partition, Now], list[Command]],
+    ) -> tuple[int, tuple[Command, ...]]:
+        known = self._steps.get(key)
+        if known is not None:
+            return known
+        rows_version(key[-1] if isinstance(key[-1], int) else 1)
+        now = Now(NOW, NOW_MS + _FRESH_MS)
+        if key[0] < 0:
+            core = Partition(SOURCE, self._limits, now)
+        else:
+            core = self._copy(self._objects[key[0]])
+        commands = tuple(act(core, now))
+        number = self._number(self._copy(core))
+        self._steps[key] = number, commands
+        return number, commands
+
+    def _number(self, core: Partition) -> int:
+        frozen = _frozen(core)
+        number = self._numbers.get(frozen)
+        if number is None:
+            number = self._numbers[frozen] = len(self._objects)
+            self._objects.append(core)
+            self.info.append(self._info(core))
+        return number
+
+    def _info(self, core: Partition) -> Info:
+        state = vars(core)
+        sent, again, filling = state["_sent"], state["_again_at"], state["_filling"]
+        outstanding = core.outstanding is not None
+        replays, ready = state["_replays"], state["_ready"]
+        position = core.position
+        idle = filling is not None and filling.empty and not replays and not ready
+        room = 0 if position is None else self._scope.end - position
+        stopping = state["_stopping"]
+        return Info(
+            phase=core.phase,
+            outstanding=outstanding,
+            late=outstanding and sent.first_at <= NOW - COMMIT_TIMEOUT_SECONDS,
+            timer=not outstanding
+            and (again is not None or (core.phase is Phase.WAITING and state["_quiet_at"] <= NOW)),
+            waits=core.phase is Phase.WAITING and state["_quiet_at"] > NOW,
+            position=position,
+            unread=replays[-1].end if replays and not stopping else None,
+            hungry=core.phase is Phase.READING and idle and room > 0 and not stopping,
+            ahead=core.phase is Phase.INSERTING
+            and idle
+            and room >= self._scope.batch_rows
+            and not stopping,
+            at_rest=core.at_rest,
+            stopping=stopping,
+        )
+
+
+def rows_version(version: int) -> None:
+    """The version is a constant of a build: here several builds share one process."""
+    for module in (partition_module, recovery_module):
+        vars(module)["ROWS_VERSION"] = version
+
+
+# --- time in texts ----------------------------------------------------------------------------
+
+
+def moved_ms(ms: int, by: int, oldest: int) -> int:
+    """A wall time after `by` ms: without what tells commits apart, and not older than matters."""
+    return max(ms - ms % 1000 - by, NOW_MS - oldest)
+
+
+@cache
+def moved_metadata(offset: int | None, metadata: str | None, by: int, oldest: int) -> str | None:
+    """A commit's metadata after `by` ms have passed. What is not ours stays as it is."""
+    if offset is None or metadata is None:
+        return metadata
+    note: Any = ledger_module.decode(offset, metadata)
+    if note is None:
+        return metadata
+    times = {
+        f.name: NOW_MS
+        if f.name == "sent_ms" or isinstance(note, Open)
+        else moved_ms(getattr(note, f.name), by, oldest)
+        for f in fields(note)
+        if f.name.endswith("_ms")
+    }
+    return ledger_module.encode(offset, replace(note, **times))
+
+
+@cache
+def decoded(offset: int, metadata: str | None) -> Any:
+    return ledger_module.decode(offset, metadata)
+
+
+def written_now(offset: int, metadata: str) -> bool:
+    """Whether a core made this commit in its last step, and does not send an earlier one again."""
+    note: Any = ledger_module.decode(offset, metadata)
+    return note is None or any(
+        getattr(note, f.name) % 1000 == _FRESH_MS for f in fields(note) if f.name.endswith("_ms")
+    )
+
+
+# --- walking through a state ------------------------------------------------------------------
+
+
+class _Shift(NamedTuple):
+    seconds: float
+    ms: int
+    oldest_ms: int
+
+
+def _rewritten(value: Any, by: _Shift, name: str = "") -> Any:
+    """A copy of any part of a core with its times moved, and evened out."""
+    if name in _EVENED:
+        return _EVENED[name]
+    if isinstance(value, _KEPT):
+        return value
+    if isinstance(value, float):
+        return max(value - by.seconds, NOW - _FLOORS.get(name, _FLOOR))
+    if isinstance(value, int):
+        return moved_ms(value, by.ms, by.oldest_ms) if name.endswith("_ms") and value else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, deque | list | tuple | set | frozenset):
+        return type(value)(_rewritten(v, by, name) for v in value)
+    if isinstance(value, dict):
+        return {k: _rewritten(v, by, str(k)) for k, v in value.items()}
+    if hasattr(value, "hexdigest"):
+        return value.copy()
+    copy = object.__new__(type(value))
+    state = {k: _rewritten(v, by, k) for k, v in _members(value)}
+    if "metadata" in state and "offset" in state:
+        state["metadata"] = moved_metadata(state["offset"], state["metadata"], by.ms, by.oldest_ms)
+    for key, member in state.items():
+        object.__setattr__(copy, key, member)
+    return copy
+
+
+def _frozen(value: Any) -> Any:
+    """What tells two states apart, as something that can be hashed."""
+    if isinstance(value, deque | list | tuple):
+        return tuple(_frozen(v) for v in value)
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
+    if hasattr(value, "hexdigest"):
+        return value.hexdigest()
+    if isinstance(value, (*_KEPT, float, int, str, set, frozenset)):
+        return value
+    return type(value).__name__, tuple((k, _frozen(v)) for k, v in _members(value))
+
+
+def _members(value: Any) -> Iterable[tuple[str, Any]]:
+    if is_dataclass(value):
+        return [(f.name, getattr(value, f.name)) for f in fields(value)]
+    return list(vars(value).items())

@@ -1,0 +1,82 @@
+"""How time passes in a searched world: it is always now, and everything else moves into the past.
+
+Two clocks: deadlines run on the cores' own, attempts grow old on the wall's. A running insert that
+is past its longest time stops where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from consumer.commands import InsertAnswered, Outcome, ReadCoverage
+from tests.exhaustive.cores import NOW, moved_metadata, moved_ms
+from tests.exhaustive.scope import DEADLINE_SECONDS, MAX_SECONDS
+from tests.exhaustive.server import Running
+from tests.exhaustive.state import Request, World, put, unsent
+from tests.exhaustive.world import Rules
+
+
+def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
+    """Time passes: `seconds` on the clocks of the cores, `ms` on the wall's."""
+    oldest = rules.scope.oldest_ms
+
+    def aged(at: int) -> int:
+        return moved_ms(at, ms, oldest)
+
+    def moved(running: Iterable[Running]) -> tuple[Running, ...]:
+        over = NOW - MAX_SECONDS
+        later = (r._replace(began_at=r.began_at - seconds) for r in running)
+        return tuple(r for r in later if r.began_at > over)
+
+    s = world.server
+    server = s._replace(
+        started_ms=aged(s.started_ms) if s.started_ms else 0,
+        ledger=tuple((*e[:4], aged(e[4])) for e in s.ledger),
+        known=tuple((*e[:2], aged(e[2])) for e in s.known),
+        others=tuple(aged(at) for at in s.others),
+        orphans=moved(s.orphans),
+    )
+    world = world._replace(
+        metadata=moved_metadata(world.offset, world.metadata, ms, oldest),
+        server=server,
+        ghosts=tuple(g._replace(strays=_aged(g.strays, ms, oldest)) for g in world.ghosts),
+    )
+    for i, c in enumerate(world.consumers):
+        jobs, late = [], []
+        for job in c.jobs:
+            if job.running is not None:
+                still = moved((job.running,))
+                if still:
+                    jobs.append(job._replace(running=still[0]))
+                else:
+                    late.append(job)
+                    jobs.append(job)
+                continue
+            read, first_ms = job.read, job.first_attempt_ms
+            if read is not None and read.since_ms is not None:
+                read = ReadCoverage(read.offset, aged(read.since_ms), read.whole)
+            deadline = max(NOW, job.deadline - seconds) if unsent(job) else 0.0
+            first_ms = None if first_ms is None else aged(first_ms)
+            jobs.append(job._replace(read=read, deadline=deadline, first_attempt_ms=first_ms))
+        p = c.prepared
+        if p is not None:
+            p = p._replace(sent_at=max(p.sent_at - seconds, NOW - 2 * DEADLINE_SECONDS))
+        c = c._replace(
+            core=c.core if c.core < 0 else rules.cores.later(c.core, seconds, ms),
+            wire=_aged(c.wire, ms, oldest),
+            strays=_aged(c.strays, ms, oldest),
+            jobs=tuple(jobs),
+            prepared=p,
+        )
+        world = put(world, i, c)
+        for job in late:
+            failed = InsertAnswered(Outcome.FAILED, "past max_execution_time")
+            world = rules.answer(world, i, job, failed)
+    return world
+
+
+def _aged(requests: tuple[Request, ...], ms: int, oldest: int) -> tuple[Request, ...]:
+    return tuple(
+        r._replace(metadata=moved_metadata(r.offset, r.metadata, ms, oldest) or "")
+        for r in requests
+    )

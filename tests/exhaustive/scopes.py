@@ -1,0 +1,50 @@
+"""The scopes that a full run searches. Together: each fault once and in pairs, and more where it is
+cheap.
+
+Where a pair is missing in one scope because another makes it too wide, it is in a smaller one: what
+a reset or a pause adds to a world is much, and most of it is the same for any log.
+"""
+
+from __future__ import annotations
+
+from tests.exhaustive.scope import FAULTS, Scope
+
+_PASSING = tuple(f for f in FAULTS if f not in ("reset", "pause", "window", "trim"))
+_GROUP = ("rebalance", "kick", "crash", "commit unknown", "leave lost", "insert unanswered")
+_SERVER = ("insert unanswered", "insert throws", "server crash", "restart")
+
+SCOPES = (
+    Scope("everyday", faults=_PASSING),
+    Scope("three consumers", consumers=3, faults=_GROUP),
+    Scope("six records", log="ababab", faults=("rebalance", "crash", "commit unknown", *_SERVER)),
+    Scope("three faults of the group", log="aba", faults=_GROUP, together=3),
+    Scope("pauses", log="aba", faults=(*_PASSING, "pause")),
+    Scope("a reset", log="aba", faults=(*_PASSING, "trim", "window", "reset")),
+    Scope("a reset and pauses", log="ab", faults=("reset", "pause", "crash"), together=3),
+    Scope("kinds of foreign commits", faults=("reset",), together=1, foreign_alike=False),
+    Scope("the log lies", faults=("rebalance", "kick", "crash", *_SERVER), mends_log=False),
+    Scope(
+        "window of entries", log="aba", faults=("window", "rebalance", "kick", "crash", *_SERVER),
+        together=3,
+    ),
+    Scope(
+        "window of time", log="aba", faults=("window", "rebalance", "kick", "crash", *_SERVER),
+        together=3, window_seconds=600.0,
+    ),
+    Scope(
+        "part of a window", log="a", consumers=1, faults=("window", "crash"), together=6,
+        window_part=0.4,
+    ),
+    Scope("two versions", versions=(1, 2), faults=("rebalance", "kick", "crash", *_SERVER)),
+    Scope("a group that is new", fresh=True, faults=_GROUP),
+    Scope("tombstones", log="a.b.", faults=("rebalance", "crash", "commit refused", "trim")),
+)  # fmt: skip
+
+# What fits into a test of some seconds.
+QUICK = (
+    Scope("quick: the group", log="ab", faults=_GROUP),
+    Scope("quick: the servers", log="aba", faults=("crash", "commit refused", *_SERVER)),
+    Scope("quick: a reset", log="ab", faults=("reset", "insert unanswered", "pause"), together=1),
+    Scope("quick: a lying log", log="ab", faults=("crash", *_SERVER), mends_log=False),
+    Scope("quick: a window", log="ab", faults=("window", "crash")),
+)
