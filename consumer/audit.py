@@ -1,0 +1,239 @@
+"""`penstock-consumer audit`: does the table have each event of the log once, and can it prove it?
+
+The ledger and the rows' own stamps are laid side by side over the offsets of each Kafka partition.
+What does not tile (`audit_tiles`) is a finding, and is explained by a recorded cause where there is
+one (`audit_causes`). Exit code 1 if any is unexplained.
+
+Read only, and safe beside running consumers: Kafka's commits are read first, and what lies past
+them is in flight and not judged. A time range is one of landing: it is made into the offsets that
+landed within it, and of the rows only the ClickHouse partitions that the ledger names there, and
+those of the time range itself, are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import urllib3
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from consumer.audit_causes import Causes
+from consumer.audit_log import Log, said
+from consumer.audit_report import Bar, Finding, Verdict, as_json, show
+from consumer.audit_tables import Listed, Scope, Tables, connected
+from consumer.audit_tiles import Fault, Kind, Part, Walk
+from consumer.config import ConsumerSettings
+from consumer.ports import LogError
+from consumer.recovery import Commit
+from schemas import settings as all_settings
+from schemas.tables import BATCHES, CREATED_AT_END, CREATED_AT_FIRST, clickhouse_partition
+
+_DAY_MS = 86_400_000
+_NO_END = 1 << 62
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """`audit` among the subcommands (what `add_subparsers` returned)."""
+    text = "say what the table cannot prove: gaps, overlaps, doubles, what did not land whole"
+    parser: argparse.ArgumentParser = commands.add_parser("audit", help=text, description=text)
+    parser.add_argument(
+        "--from", dest="since", type=moment, metavar="TIME", help="batches that landed from then on"
+    )
+    parser.add_argument(
+        "--to", dest="until", type=moment, metavar="TIME", help="batches that landed before then"
+    )
+    parser.add_argument("--partition", type=int, metavar="N", help="only this Kafka partition")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    all_settings.add_flags(parser, "consumer")
+    return parser
+
+
+def moment(text: str) -> int:
+    """RFC 3339 (UTC where it names no zone) or epoch milliseconds, as epoch milliseconds."""
+    if text.isdecimal():
+        return int(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a time such as 2026-11-23T10:00:00Z nor epoch milliseconds"
+        ) from None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return int(at.timestamp() * 1000)
+
+
+def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
+    """The command. Returns its exit code."""
+    since_ms, until_ms = flags.since or 0, flags.until or 0
+    if flags.since is not None or flags.until is not None:
+        until_ms = until_ms or int(time.time() * 1000) + _DAY_MS
+        if since_ms >= until_ms:
+            print("penstock-consumer: --from must be before --to", file=sys.stderr)
+            return 2
+    bar = Bar(sys.stderr)
+    try:
+        verdicts = audit(settings, since_ms, until_ms, flags.partition, bar)
+    except (LogError, ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"penstock-consumer: the audit was not done: {why}", file=sys.stderr)
+        return 1
+    except orjson.JSONDecodeError:
+        print("penstock-consumer: ClickHouse broke off an answer", file=sys.stderr)
+        return 1
+    finally:
+        bar.close()
+    if flags.json:
+        print(json.dumps(as_json(settings.kafka_topic, verdicts), indent=2))
+    else:
+        show(settings.kafka_topic, verdicts)
+    return 1 if any(v.unexplained.total() for v in verdicts) else 0
+
+
+def audit(
+    settings: ConsumerSettings, since_ms: int, until_ms: int, only: int | None, bar: Bar
+) -> list[Verdict]:
+    """Raises LogError, the clients' errors, and orjson.JSONDecodeError for an answer cut short."""
+    log = Log(settings)
+    client = None
+    try:
+        commits = log.commits()  # first: what is below them has landed before the tables are read
+        client = connected(settings)
+        tables = Tables(client)
+        listed = tables.listed(since_ms, until_ms)
+        return list(
+            _verdicts(settings, log, commits, tables, listed, since_ms, until_ms, only, bar)
+        )
+    finally:
+        log.close()
+        if client is not None:
+            client.close()
+
+
+def _verdicts(
+    settings: ConsumerSettings,
+    log: Log,
+    commits: Mapping[int, Commit],
+    tables: Tables,
+    listed: Sequence[Listed],
+    since_ms: int,
+    until_ms: int,
+    only: int | None,
+    bar: Bar,
+) -> Iterator[Verdict]:
+    ours = [found for found in listed if found.topic == settings.kafka_topic]
+    ranged = until_ms != 0
+    narrow = ranged or only is not None
+    looked_at = [f for f in ours if f.first < f.end and only in (None, f.partition)]
+    ranges = [
+        (f.topic_id, f.partition, f.first, f.end if ranged else _NO_END)
+        for f in looked_at
+        if narrow
+    ]
+    scope = Scope(
+        topic_ids=sorted({found.topic_id for found in ours}),
+        other_topic_ids=sorted({f.topic_id for f in listed} - {f.topic_id for f in ours}),
+        ranges=ranges or [("", 0, 0, 0)] * narrow,
+        partitions=_months(tables, ranges, since_ms, until_ms) if ranged else [],
+        since_ms=since_ms,
+        until_ms=until_ms,
+    )
+    limits = settings.limits
+    quiet = int((limits.insert_deadline_seconds + limits.insert_max_seconds) * 1000)
+    causes = Causes(tables, log)
+    bar.begin(sum(found.parts for found in looked_at))
+    seen = set()
+    for topic_id, partition, parts in tables.parts(scope):
+        if not topic_id:
+            yield _without_batch(parts)
+            continue
+        seen.add((topic_id, partition))
+        current = topic_id == log.topic_id
+        commit = commits.get(partition) if current else None
+        limit, words = said(commit, topic_id) if current else (None, "of an earlier topic")
+        walk = Walk(
+            topic_id,
+            partition,
+            start=commit.low if commit is not None and limit is not None and not ranged else None,
+            limit=limit,
+            quiet_ms=tables.now_ms - quiet if current else None,
+        )
+        verdict = _walked(walk, parts, causes, words, bar, to_the_commit=not ranged)
+        _trimmed(verdict, limit, commit)
+        yield verdict
+    for partition, commit in commits.items():
+        if (log.topic_id, partition) in seen or only not in (None, partition):
+            continue
+        limit, words = said(commit, log.topic_id)
+        walk = Walk(log.topic_id, partition, commit.low, limit)
+        verdict = _walked(walk, (), causes, words, bar, to_the_commit=not ranged)
+        _trimmed(verdict, limit, commit)
+        yield verdict
+
+
+def _walked(
+    walk: Walk,
+    parts: Iterator[Part] | tuple[()],
+    causes: Causes,
+    words: str,
+    bar: Bar,
+    *,
+    to_the_commit: bool,
+) -> Verdict:
+    verdict = Verdict(walk.topic_id, walk.partition, words)
+    for part in parts:
+        bar.step()
+        for fault in walk.take(part):
+            verdict.add(Finding(fault, causes.explain(fault)))
+    for fault in walk.finish():
+        if to_the_commit or fault.kind is not Kind.GAP:
+            verdict.add(Finding(fault, causes.explain(fault)))
+    verdict.batches, verdict.rows, verdict.in_flight = walk.batches, walk.rows, walk.in_flight
+    verdict.first, verdict.end = walk.first or 0, walk.reach or 0
+    return verdict
+
+
+def _trimmed(verdict: Verdict, limit: int | None, commit: Commit | None) -> None:
+    """What left the log before it was read is lost, and nothing explains that."""
+    if limit is not None and commit is not None and limit < commit.low:
+        what = f"Kafka's commit is {limit}, and the log begins at {commit.low}: the rest is lost"
+        lost = (limit, commit.low, "", (), commit.low - limit, 0, what)
+        verdict.add(Finding(Fault(Kind.GAP, verdict.topic_id, verdict.partition or 0, *lost), None))
+
+
+def _without_batch(parts: Iterator[Part]) -> Verdict:
+    verdict = Verdict("", None, "")
+    for part in parts:
+        verdict.rows += part.stamped
+        what = f"{part.stamped} rows came without a batch: by hand, or from another table"
+        fault = Fault(
+            Kind.NO_BATCH, "", 0, 0, 0, part.clickhouse_partition, (), part.stamped, 0, what
+        )
+        verdict.add(Finding(fault, None))
+    return verdict
+
+
+def _months(
+    tables: Tables, ranges: Sequence[tuple[str, int, int, int]], since_ms: int, until_ms: int
+) -> list[str]:
+    """ClickHouse partitions that the ledger names in these ranges, and those of the time range."""
+    named = {
+        str(where)
+        for (where,) in tables.rows(
+            f"SELECT DISTINCT clickhouse_partition FROM {BATCHES} "  # noqa: S608 - our table
+            "WHERE arrayExists(r -> r.1 = topic_id AND r.2 = partition AND first < r.4 "
+            "AND end > r.3, {ranges:Array(Tuple(String, UInt32, UInt64, UInt64))})",
+            ranges=ranges,
+        )
+    }
+    at, until_ms = max(since_ms, CREATED_AT_FIRST), min(until_ms, CREATED_AT_END)
+    while at < until_ms:
+        named.add(clickhouse_partition(at))
+        at += 27 * _DAY_MS  # no month is left out
+    return sorted(named)

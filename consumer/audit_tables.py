@@ -1,0 +1,142 @@
+"""What the audit reads out of ClickHouse: ledger and stamps as two streams in one order, joined."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import clickhouse_connect
+import orjson
+from clickhouse_connect.driver.client import Client
+
+from consumer.audit_tiles import Part
+from consumer.config import ConsumerSettings
+from schemas.queries import load
+
+_QUERY_SECONDS = 3600
+
+Range = tuple[str, int, int, int]  # topic id, partition, first, end
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the ledger has of one partition. `first` to `end`: where the time range lies."""
+
+    topic_id: str
+    topic: str
+    partition: int
+    parts: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is looked at. No `ranges`: all. `since_ms` to before `until_ms`, 0 and 0: ever."""
+
+    topic_ids: Sequence[str]
+    other_topic_ids: Sequence[str]
+    ranges: Sequence[Range] = ()
+    partitions: Sequence[str] = ()
+    since_ms: int = 0
+    until_ms: int = 0
+
+
+@dataclass
+class Tables:
+    """ClickHouse, asked."""
+
+    client: Client
+    now_ms: int = field(default=0, init=False)  # of the server
+
+    def ask(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.rows(load(name), **parameters)]
+
+    def rows(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        return self.client.query(sql, parameters=parameters).result_rows
+
+    def listed(self, since_ms: int, until_ms: int) -> list[Listed]:
+        found = self.ask("audit_partitions", since=since_ms, until=until_ms)
+        (row,) = self.rows("SELECT toUnixTimestamp64Milli(now64(3))")
+        self.now_ms = int(row[0])
+        return [Listed(t, name, p, n, first, end) for t, name, p, n, first, end, _ in found]
+
+    def parts(self, scope: Scope) -> Iterator[tuple[str, int, Iterator[Part]]]:
+        """(topic id, partition, its parts in order); each is to be used up before the next."""
+        with contextlib.ExitStack() as streams:
+            listed = self._stream(
+                streams, "audit_ledger", topic_ids=scope.topic_ids, ranges=scope.ranges
+            )
+            stamped = self._stream(
+                streams,
+                "audit_stamps",
+                other_topic_ids=scope.other_topic_ids,
+                ranges=scope.ranges,
+                partitions=scope.partitions,
+                since=scope.since_ms,
+                until=scope.until_ms,
+            )
+            merged = groupby(joined(listed, stamped), key=_whose)
+            for (topic_id, partition), parts in merged:
+                yield topic_id, partition, (part for _, _, part in parts)
+
+    def _stream(
+        self, streams: contextlib.ExitStack, name: str, **parameters: Any
+    ) -> Iterator[list[Any]]:
+        stream = self.client.raw_stream(
+            load(name),
+            parameters=parameters,
+            fmt="JSONCompactEachRow",
+            settings={"output_format_json_quote_64bit_integers": 0},
+        )
+        return map(orjson.loads, streams.enter_context(stream))
+
+
+def connected(settings: ConsumerSettings) -> Client:
+    """A client for reads that take long. Raises ClickHouseError."""
+    address = settings.clickhouse
+    return clickhouse_connect.get_client(
+        interface=address.interface,
+        host=address.host,
+        port=address.port,
+        username=address.username,
+        password=address.password,
+        database=address.database,
+        autogenerate_session_id=False,
+        connect_timeout=5,
+        send_receive_timeout=_QUERY_SECONDS,
+    )
+
+
+def _whose(row: tuple[str, int, Part]) -> tuple[str, int]:
+    return row[0], row[1]
+
+
+def joined(
+    listed: Iterable[list[Any]], stamped: Iterable[list[Any]]
+) -> Iterator[tuple[str, int, Part]]:
+    """Both, by (topic id, partition, first, end, epoch, ClickHouse partition), in that order."""
+    ledger = ((tuple(row[:6]), row[6:]) for row in listed)
+    stamps = ((tuple(row[:6]), row[6:]) for row in stamped)
+    both = heapq.merge(ledger, stamps, key=_key)
+    for key, rows in groupby(both, key=_key):
+        topic_id, partition, first, end, epoch, where = key
+        expected_rows = count = times = landed_ms = stamps_of_it = 0
+        for _, values in rows:
+            if len(values) == 1:
+                stamps_of_it = values[0]
+            else:
+                expected_rows, count, times, landed_ms = values
+        yield (
+            topic_id,
+            partition,
+            Part(first, end, epoch, where, expected_rows, count, times, landed_ms, stamps_of_it),
+        )
+
+
+def _key(row: tuple[Any, Any]) -> Any:
+    return row[0]

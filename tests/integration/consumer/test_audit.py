@@ -1,0 +1,557 @@
+"""`audit` on the real engine and a real log: each kind of fault, made by hand, is found, and each
+recorded cause explains it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from consumer import audit
+from consumer.batch import Batch, Filling, Records
+from consumer.clickhouse import ClickHouseTable
+from consumer.commands import Outcome
+from consumer.config import consumer_settings
+from consumer.kafka import topic_identity
+from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode, token
+from consumer.runner import clock
+from deploy.local.waiting import wait_until
+from schemas.settings import load
+from tests.fixtures.clickhouse import ClickHouse
+from tests.fixtures.kafka import Kafka
+from tests.fixtures.records import produce
+
+_JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
+_RECORDS = 30  # of one event each: even offsets in January, odd ones in February
+
+
+def line(number: int) -> bytes:
+    at = _FEBRUARY if number % 2 else _JANUARY
+    return orjson.dumps(
+        {
+            "id": f"00000000-0000-4000-8000-{number:012x}",
+            "project_id": "p",
+            "session_id": f"session-{number}",
+            "name": "screen_view",
+            "created_at": at + number,
+            "received_at": at + number,
+        }
+    )
+
+
+class World:
+    """A topic of one partition with 30 events, and the tables, which a test fills as it likes."""
+
+    def __init__(self, kafka: Kafka, clickhouse: ClickHouse) -> None:
+        self.kafka, self.clickhouse = kafka, clickhouse
+        self.topic = kafka.create_topic(1)
+        kafka.create_topic(1, f"{self.topic}.dead")
+        produce(kafka.bootstrap_servers, self.topic, [(0, line(n)) for n in range(_RECORDS)])
+        self.client = clickhouse.client()
+        self.environ = {
+            "PENSTOCK_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+            "PENSTOCK_KAFKA_TOPIC": self.topic,
+            "PENSTOCK_KAFKA_GROUP": f"group-of-{self.topic}",
+            "PENSTOCK_CLICKHOUSE_URL": clickhouse.url,
+        }
+        self.settings = consumer_settings(load("consumer", None, self.environ))
+        self.table = ClickHouseTable(self.settings, clock)
+        cluster, self.topic_id = topic_identity(self.settings)
+        self.source = Source(cluster, self.topic, self.topic_id, 0)
+
+    def land(
+        self, first: int, end: int, epoch: int = 0, lines: Sequence[bytes] | None = None
+    ) -> None:
+        """One batch. `lines`: what is inserted of it, under the token of the whole batch."""
+        whole = batch(first, end, [line(n) for n in range(first, end)])
+        given = whole if lines is None else batch(first, end, lines)
+        mark = token(self.source, whole, epoch)
+        answer = self.table.insert(given, mark, clock() + 60, None)
+        assert answer.outcome is Outcome.LANDED, answer.why
+
+    def land_all(self) -> None:
+        for first in range(0, _RECORDS, 10):
+            self.land(first, first + 10)
+
+    def commit(self, offset: int, note: Open | Intent | None = None) -> None:
+        """As the group's owner does; with nothing open by default."""
+        said = note or Open(0, ROWS_VERSION, self.topic_id, int(time.time() * 1000))
+        self.commit_as(offset, encode(offset, said))
+
+    def commit_as(self, offset: int, metadata: str) -> None:
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.kafka.bootstrap_servers,
+                "group.id": self.settings.kafka_group,
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
+        place = TopicPartition(self.topic, 0, offset, metadata=metadata)
+        consumer.commit(offsets=[place], asynchronous=False)
+        consumer.close()
+
+    def letter(self, offset: int, **headers: str) -> None:
+        producer = Producer({"bootstrap.servers": self.kafka.bootstrap_servers, "log_level": 0})
+        given = {
+            "penstock.topic": self.topic,
+            "penstock.topic_id": self.topic_id,
+            "penstock.partition": "0",
+            "penstock.offset": str(offset),
+            "penstock.line": "0",
+            "penstock.reason": "wrong_type",
+            **{f"penstock.{name}": value for name, value in headers.items()},
+        }
+        producer.produce(f"{self.topic}.dead", b"bad", headers=list(given.items()))
+        assert producer.flush(30) == 0
+
+    def delete(self, condition: str, table: str = "events") -> None:
+        self.client.command(
+            f"ALTER TABLE {table} DELETE WHERE {condition}", settings={"mutations_sync": 1}
+        )
+
+    def findings(self, *flags: str) -> list[tuple[str, int, int, str, bool]]:
+        """(kind, first, end, ClickHouse partition, explained) of each finding."""
+        code, said = self.said(*flags)
+        found = said["findings"]
+        assert code == (1 if any(f["cause"] is None for f in found) else 0)
+        assert said["unexplained"] == sum(f["cause"] is None for f in found)
+        return [
+            (f["kind"], f["first"], f["end"], f["clickhouse_partition"], f["cause"] is not None)
+            for f in found
+        ]
+
+    def said(self, *flags: str) -> tuple[int, dict[str, Any]]:
+        code, out = self.run("--json", *flags)
+        return code, json.loads(out)
+
+    run: Callable[..., tuple[int, str]]
+
+
+def batch(first: int, end: int, lines: Sequence[bytes]) -> Batch:
+    filling = Filling(first)
+    filling.add(Records(range(first, first + len(lines)), lines, end, 0), 0.0)
+    return filling.close()
+
+
+@pytest.fixture
+def world(
+    kafka: Kafka, clickhouse_with_schema: ClickHouse, capsys: pytest.CaptureFixture[str]
+) -> World:
+    made = World(kafka, clickhouse_with_schema)
+
+    def run(*flags: str) -> tuple[int, str]:
+        parser = argparse.ArgumentParser()
+        audit.add_parser(parser.add_subparsers())
+        code = audit.run(parser.parse_args(["audit", *flags]), made.settings)
+        said = capsys.readouterr()
+        assert said.err == "", "no bar where there is no terminal"
+        return code, said.out
+
+    made.run = run
+    return made
+
+
+def test_what_landed_once_is_whole(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    code, said = world.said()
+    assert code == 0
+    assert said["findings"] == []
+    (only,) = said["partitions"]
+    assert (only["first"], only["end"], only["batches"], only["rows"]) == (0, 30, 3, 30)
+    assert only["commit"] == "30, nothing open"
+    assert only["verdict"] == "whole"
+
+
+def test_a_person_reads_a_line_a_partition(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10")
+    code, out = world.run()
+    assert code == 1
+    topic, head, verdict, *findings, last = out.splitlines()
+    assert world.topic in topic
+    assert head.split()[0] == "partition"
+    assert verdict.split()[0] == "0"
+    assert "[0, 30)" in verdict
+    assert verdict.endswith("UNEXPLAINED: 2 x no rows")
+    assert findings[0] == (
+        "UNEXPLAINED: no rows: partition 0 [10, 20) in 202601 epoch 0: the ledger lists 5 rows, "
+        "and the table has none of this batch"
+    )
+    assert last == "2 findings, 2 unexplained"
+
+
+# --- gaps ----------------------------------------------------------------------------------------
+
+
+def test_a_gap(world: World) -> None:
+    world.land(0, 10)
+    world.land(20, 30)
+    world.commit(30)
+    assert world.findings() == [("gap", 10, 20, "", False)]
+
+
+def test_a_gap_at_each_end(world: World) -> None:
+    world.land(10, 20)
+    world.commit(30)
+    assert world.findings() == [("gap", 0, 10, "", False), ("gap", 20, 30, "", False)]
+
+
+def test_a_commit_over_nothing_at_all(world: World) -> None:
+    world.commit(30)
+    assert world.findings() == [("gap", 0, 30, "", False)]
+
+
+def test_a_ledger_row_that_was_dropped(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("first = 10", "batches")
+    assert world.findings() == [
+        ("not in the ledger", 10, 20, "202601", False),
+        ("not in the ledger", 10, 20, "202602", False),
+    ]
+
+
+def test_a_gap_of_dead_letters(world: World) -> None:
+    world.land(0, 10)
+    world.land(20, 30)
+    world.commit(30)
+    for offset in range(10, 19):
+        world.letter(offset)
+        world.letter(offset)  # written twice, and counted once
+    assert world.findings() == [("gap", 10, 20, "", False)]
+    world.letter(19)
+    assert world.findings() == [("gap", 10, 20, "", True)]
+
+
+def test_letters_of_another_topic_id_explain_nothing(world: World) -> None:
+    world.land(0, 10)
+    world.land(20, 30)
+    world.commit(30)
+    for offset in range(10, 20):
+        world.letter(offset, topic_id="another")
+    assert world.findings() == [("gap", 10, 20, "", False)]
+
+
+def test_offsets_without_events(world: World) -> None:
+    """Tombstones, empty records, an aborted transaction and the markers of two."""
+    world.land_all()
+    producer = Producer(
+        {
+            "bootstrap.servers": world.kafka.bootstrap_servers,
+            "transactional.id": f"transaction-{world.topic}",
+            "log_level": 0,
+        }
+    )
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(world.topic, line(1000), partition=0)
+    producer.flush(30)
+    producer.abort_transaction(30)  # 30, and its marker at 31
+    producer.begin_transaction()
+    producer.produce(world.topic, None, partition=0)
+    producer.produce(world.topic, b"\n", partition=0)
+    producer.commit_transaction(30)  # 32, 33, and its marker at 34
+    world.commit(35)
+    assert world.findings() == [("gap", 30, 35, "", True)]
+
+
+def test_a_trimmed_log_explains_nothing(world: World) -> None:
+    world.land(0, 10)
+    world.land(20, 30)
+    world.commit(30)
+    place = TopicPartition(world.topic, 0, 20)
+    world.kafka.admin().delete_records([place])[place].result(30)
+    assert world.findings() == [("gap", 10, 20, "", False)]
+
+
+def test_records_that_left_the_log_before_they_were_read(world: World) -> None:
+    world.land(0, 10)
+    world.commit(10)
+    place = TopicPartition(world.topic, 0, 20)
+    world.kafka.admin().delete_records([place])[place].result(30)
+    assert world.findings() == [("gap", 10, 20, "", False)]
+
+
+# --- batches that are not whole ------------------------------------------------------------------
+
+
+def test_a_batch_that_did_not_land_whole(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(0, 10, 2)])
+    world.commit(10)
+    assert world.findings() == [("short batch", 0, 10, "", False)]
+
+
+def test_what_was_missing_came_under_another_epoch(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(0, 10, 2)])
+    world.land(0, 10, epoch=1, lines=[line(n) for n in range(1, 10, 2)])
+    world.commit(10)
+    assert world.findings() == []
+
+
+def test_a_short_batch_of_dead_letters(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(8)])
+    world.commit(10)
+    world.letter(8)
+    assert world.findings() == [("short batch", 0, 10, "", False)]
+    world.letter(9)
+    assert world.findings() == [("short batch", 0, 10, "", True)]
+
+
+def test_rows_that_are_gone(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 10, 20, "202601", False)]
+
+
+def test_one_row_of_a_part_is_enough(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10 AND session_id != 'session-10' AND _partition_id = '202601'")
+    assert world.findings() == []
+
+
+def test_rows_that_were_erased(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("session_id IN ('session-10','session-12','session-14','session-16','session-18')")
+    assert world.findings() == [("no rows", 10, 20, "202601", True)]
+
+
+def test_an_erasure_before_it_landed_explains_nothing(world: World) -> None:
+    world.delete("session_id = 'somebody'")
+    ended = time.time() + 2  # mutations have whole seconds
+    wait_until(lambda: time.time() > ended, 10, "two seconds pass")
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10")
+    assert [explained for *_, explained in world.findings()] == [False, False]
+
+
+def test_rows_that_expired(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.client.command(
+        "ALTER TABLE events MODIFY TTL toDateTime(created_at) + INTERVAL 1 DAY",
+        settings={"materialize_ttl_after_modify": 0},
+    )
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 10, 20, "202601", True)]
+
+
+def test_a_ttl_that_is_not_over_explains_nothing(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.client.command(
+        "ALTER TABLE events MODIFY TTL toDateTime(created_at) + INTERVAL 50 YEAR",
+        settings={"materialize_ttl_after_modify": 0},
+    )
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 10, 20, "202601", False)]
+
+
+def test_a_batch_of_resends(world: World) -> None:
+    world.land_all()
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, line(n)) for n in range(20, 30)])
+    again = batch(30, 40, [line(n) for n in range(20, 30)])
+    answer = world.table.insert(again, token(world.source, again, 0), clock() + 60, None)
+    assert answer.outcome is Outcome.LANDED
+    world.commit(40)
+    world.client.command("OPTIMIZE TABLE events FINAL")
+    found = world.findings()
+    assert len(found) == 2, "of two copies one stays"
+    assert {(kind, explained) for kind, _, _, _, explained in found} == {("no rows", True)}
+    world.delete("session_id = 'session-21' AND _topic_id != ''")  # names a stamp: no erasure
+    assert [explained for *_, explained in world.findings()] == [True, False]
+
+
+def test_more_rows_than_announced(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(12)])
+    world.commit(10)
+    assert world.findings() == [("long batch", 0, 10, "", False)]
+
+
+# --- doubles and overlaps ------------------------------------------------------------------------
+
+
+def rebuild(world: World, partition: str, at: str = "now64(3) + 1") -> None:
+    """What `penstock-schemas rebuild` records."""
+    world.client.command(
+        "INSERT INTO rebuilds (id, clickhouse_partition, tables, began_at, hold_until, finished_at)"
+        f" SELECT 'test', '{partition}', ['sessions_daily', 'pages_daily'], {at}, {at}, {at}"
+    )
+
+
+def test_a_batch_that_landed_again_under_another_epoch(world: World) -> None:
+    world.land_all()
+    world.land(10, 20, epoch=1)
+    world.commit(30)
+    both = [("overlap", 10, 20, "202601", False), ("overlap", 10, 20, "202602", False)]
+    assert sorted(world.findings()) == both
+    rebuild(world, "202601", "now64(3) - 60")
+    assert sorted(world.findings()) == both, "what was rebuilt before it landed"
+    rebuild(world, "202601")
+    assert sorted(world.findings()) == [("overlap", 10, 20, "202601", True), both[1]]
+    rebuild(world, "202602")
+    assert [explained for *_, explained in world.findings()] == [True, True]
+
+
+def test_batches_that_overlap(world: World) -> None:
+    world.land(0, 10)
+    world.land(8, 20)
+    world.land(20, 30)
+    world.commit(30)
+    assert sorted(world.findings()) == [
+        ("overlap", 8, 10, "202601", False),
+        ("overlap", 8, 10, "202602", False),
+    ]
+
+
+def test_batches_that_overlap_in_different_clickhouse_partitions(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(0, 10, 2)])
+    world.land(0, 12, epoch=1, lines=[line(n) for n in (*range(1, 10, 2), 11)])
+    world.land(10, 12, epoch=2, lines=[line(10)])
+    world.commit(12)
+    kinds = [kind for kind, *_ in world.findings()]
+    assert "overlap" not in kinds
+    assert "gap" not in kinds
+
+
+def test_a_batch_that_landed_twice_under_one_epoch(world: World) -> None:
+    """As without a window: the token is not known any more."""
+    world.land(0, 10)
+    for name in ("events", "batches"):
+        world.client.command(
+            f"ALTER TABLE {name} MODIFY SETTING non_replicated_deduplication_window = 0"
+        )
+    world.land(0, 10)
+    world.commit(10)
+    found = world.findings()
+    assert len(found) == 4, "in the ledger and in the table, in both ClickHouse partitions"
+    assert {(kind, explained) for kind, _, _, _, explained in found} == {("double", False)}
+    world.client.command("OPTIMIZE TABLE events FINAL")  # by id the table is right again
+    assert len(world.findings()) == 2, "and the sums are not"
+
+
+def test_rows_without_a_batch(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.client.command(
+        "INSERT INTO events (id, project_id, session_id, name, created_at) "
+        "VALUES (generateUUIDv4(), 'p', 's', 'n', '2026-01-05 00:00:00')"
+    )
+    assert world.findings() == [("rows without a batch", 0, 0, "202601", False)]
+    assert world.run()[0] == 1
+
+
+# --- what is in flight, and what is looked at ----------------------------------------------------
+
+
+def test_what_is_in_flight_is_not_judged(world: World) -> None:
+    world.land(0, 10)
+    world.land(10, 20, lines=[line(n) for n in range(10, 20, 2)])
+    world.commit(
+        10, Intent(10, 20, 10, "0" * 16, 0, ROWS_VERSION, world.topic_id, 1_700_000_000_000)
+    )
+    code, said = world.said()
+    assert code == 0
+    assert said["findings"] == []
+    (only,) = said["partitions"]
+    assert only["in_flight"] == 1
+    assert only["commit"] == "10, writing [10, 20) epoch 0 since 2023-11-14T22:13:20Z"
+
+
+def test_a_foreign_commit_is_said_and_not_believed(world: World) -> None:
+    world.land_all()
+    world.commit_as(5, "somebody else's")
+    code, said = world.said()
+    assert code == 0
+    assert said["partitions"][0]["commit"] == "5, and it is not one of ours"
+
+
+def test_a_topic_that_was_made_again(world: World) -> None:
+    world.source = Source(world.source.cluster, world.topic, "an-earlier-id", 0)
+    world.land(0, 10)
+    world.land(20, 30)
+    world.source = Source(world.source.cluster, world.topic, world.topic_id, 0)
+    world.land_all()
+    world.commit(30)
+    assert world.findings() == [("gap", 10, 20, "", False)]
+    assert "an-earlier-id" in world.run()[1]
+
+
+def test_other_topics_are_left_alone(world: World) -> None:
+    world.source = Source(world.source.cluster, "elsewhere", "its-id", 0)
+    world.land(0, 10)
+    world.land(20, 30)
+    world.source = Source(world.source.cluster, world.topic, world.topic_id, 0)
+    world.land_all()
+    world.commit(30)
+    assert world.findings() == []
+
+
+def test_a_time_range(world: World) -> None:
+    world.land(0, 10)
+    world.delete("_first = 0")
+    now = "SELECT toUnixTimestamp64Milli(now64(3))"
+    between = world.client.query(now).result_rows[0][0] + 1
+    wait_until(lambda: world.client.query(now).result_rows[0][0] > between, 10, "a moment passes")
+    world.land(20, 30)
+    world.delete("_first = 20")
+    world.commit(30)
+    before = [("no rows", 0, 10, "202601", False), ("no rows", 0, 10, "202602", False)]
+    after = [("no rows", 20, 30, "202601", False), ("no rows", 20, 30, "202602", False)]
+    assert sorted(world.findings("--to", str(between))) == before
+    assert sorted(world.findings("--from", str(between))) == after
+    assert sorted(world.findings()) == [("gap", 10, 20, "", False), *before, *after]
+    assert world.findings("--from", "2001-01-01", "--to", "2001-01-02T00:00:00Z") == []
+
+
+def test_one_partition(world: World) -> None:
+    world.land(0, 10)
+    world.land(20, 30)
+    world.commit(30)
+    assert world.findings("--partition", "0") == [("gap", 10, 20, "", False)]
+    assert world.findings("--partition", "7") == []
+
+
+def test_a_range_that_is_none(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    audit.add_parser(parser.add_subparsers())
+    flags = parser.parse_args(["audit", "--from", "2026-01-02", "--to", "2026-01-01"])
+    assert audit.run(flags, world.settings) == 2
+    assert "--from must be before --to" in capsys.readouterr().err
+
+
+def test_nothing_is_changed(world: World) -> None:
+    world.land_all()
+    world.commit(20)
+    sizes = (
+        "SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() "
+        "ORDER BY name"
+    )
+    before = world.client.query(sizes).result_rows
+    world.run()
+    after = world.client.query(sizes).result_rows
+    assert after == before
+    assert world.said()[1]["partitions"][0]["commit"] == "20, nothing open"
+
+
+def test_a_server_that_is_away(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    given = world.environ | {"PENSTOCK_CLICKHOUSE_URL": "http://127.0.0.1:1/penstock"}
+    parser = argparse.ArgumentParser()
+    audit.add_parser(parser.add_subparsers())
+    flags = parser.parse_args(["audit"])
+    assert audit.run(flags, consumer_settings(load("consumer", None, given))) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("penstock-consumer: the audit was not done: ")
+    assert len(said.splitlines()) == 1
