@@ -107,6 +107,8 @@ def producer_settings(settings: ConsumerSettings, timeout_seconds: float) -> dic
         "message.max.bytes": MOST_BYTES,
         "batch.size": _TOGETHER_BYTES,
         "linger.ms": 5,
+        # Each send has its answer; without this a fatal error would be raised out of any call.
+        "error_cb": lambda _: None,
     }
 
 

@@ -18,10 +18,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic, missing
 from consumer.kafka import connection
-from schemas.logs import Sparing
 
 _library_log = logging.getLogger("consumer.librdkafka.letters")
-_library_log.addFilter(Sparing())
+_library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
 
 _CALL_SECONDS = 10.0
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
@@ -163,6 +162,7 @@ class LetterTopic:
                 "fetch.queue.backoff.ms": 10,
                 # an end is told by an empty answer, and a broker would wait half a second with it
                 "fetch.wait.max.ms": 20,
+                "error_cb": lambda _: None,
             },
             logger=_library_log,
         )

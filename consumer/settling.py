@@ -15,7 +15,6 @@ A letter that its topic refuses (too large by now) is left out, and its neighbou
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -33,13 +32,15 @@ from consumer.dead_letters import (
 )
 from consumer.ledger import Source
 from consumer.letter_topic import Identity, Stored
-from schemas.logs import Sparing
 
 _library_log = logging.getLogger("consumer.librdkafka.settling")
-_library_log.addFilter(Sparing())
+_library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
 
 AT_ONCE = 500
+# After a refusal the client's sequence has a gap: the next try fails too, and mends it.
+_TRIES = 3
 _CALL_SECONDS = 15.0
+_POLL_SECONDS = 0.05
 # What a killed run left open keeps the consumers from reading on for so long, at most.
 _TRANSACTION_SECONDS = 15.0
 
@@ -81,6 +82,8 @@ class Settling:
                 # what is refused is refused together: so each by itself
                 "batch.num.messages": 1,
                 "linger.ms": 0,
+                # ...and with nothing else under way, on which taking it back would wait in vain
+                "max.in.flight": 1,
                 "transaction.timeout.ms": int(_TRANSACTION_SECONDS * 1000),
                 "logger": _library_log,
             }
@@ -104,17 +107,22 @@ class Settling:
                     outcome.refused[letter.identity] = (
                         f"{self._topic} has no partition {letter.identity.partition} any more"
                     )
+        tries = _TRIES
         while left := [each for each in left if each.identity not in outcome.refused]:
             try:
                 refused = self._transaction(left, done)
             except KafkaException as error:
-                self._abort()
-                raise Failed(_told(error.args[0])) from error
+                tries -= 1
+                if not self._aborted() or not tries:
+                    raise Failed(_told(error.args[0])) from error
+                continue
             if not refused:
                 outcome.done = len(left)
                 break
-            self._abort()
+            if not self._aborted():
+                raise Failed("; ".join(refused.values()))
             outcome.refused |= refused
+            tries = _TRIES
         return outcome
 
     def _transaction(self, letters: Sequence[Stored], done: Settled) -> dict[Identity, str]:
@@ -129,11 +137,9 @@ class Settling:
                     partition=letter.identity.partition,
                     on_delivery=events.answer(letter.identity),
                 )
-            self._producer.flush(_TRANSACTION_SECONDS)
+            self._await(events, len(letters))
             if events.refused:
                 return events.refused
-            if events.failure is not None or len(events.offsets) != len(letters):
-                raise KafkaException(events.failure or KafkaError(KafkaError._TIMED_OUT))
         at_ms = int(time.time() * 1000)
         for letter in letters:
             identity, to = letter.identity, None
@@ -145,6 +151,14 @@ class Settling:
         self._commit()
         return {}
 
+    def _await(self, events: _Events, count: int) -> None:
+        """Until each has its position, or one is refused: after that the others are not sent."""
+        deadline = time.monotonic() + _TRANSACTION_SECONDS
+        while len(events.offsets) < count and not events.refused:
+            if events.failure is not None or time.monotonic() > deadline:
+                raise KafkaException(events.failure or KafkaError(KafkaError._TIMED_OUT))
+            self._producer.poll(_POLL_SECONDS)
+
     def _commit(self) -> None:
         """Until it is known to be committed. Raises KafkaException when it is not to be known."""
         deadline = time.monotonic() + _TRANSACTION_SECONDS
@@ -155,10 +169,13 @@ class Settling:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise
 
-    def _abort(self) -> None:
-        """Take the try back. Where that fails, the broker does it, or the next run."""
-        with contextlib.suppress(KafkaException):
+    def _aborted(self) -> bool:
+        """Take the try back. Where that fails, the broker does it in time, or the next run."""
+        try:
             self._producer.abort_transaction(_CALL_SECONDS)
+        except KafkaException:
+            return False
+        return True
 
 
 class _Events:
@@ -175,7 +192,7 @@ class _Events:
                 self.offsets[identity] = message.offset() or 0
             elif error.code() in _OF_THE_LETTER:
                 self.refused[identity] = error.str()
-            elif error.code() != KafkaError._PURGE_QUEUE:
+            else:
                 self.failure = self.failure or error
 
         return answered
