@@ -21,7 +21,8 @@ from schemas.check import differences
 from schemas.connection import Address, SchemaError, connect, explained, parse
 from schemas.layout import LAYOUTS
 from schemas.rebuild import HOLD_SECONDS, check_names, rebuild
-from schemas.tables import REBUILDABLE, SUMMED
+from schemas.rebuilds import cut_off
+from schemas.tables import REBUILDABLE, REBUILDS, SUMMED
 
 DONE, FAILED, USAGE = 0, 1, 2
 _REBUILD = "make one month of the views again from events, while inserts go on"
@@ -72,12 +73,20 @@ def _apply(address: Address, layout: str, cluster: str | None, dry_run: bool) ->
 
 
 def _check(address: Address, layout: str) -> int:
-    found = differences(connect(address), address.database, layout)
+    client = connect(address)
+    found = differences(client, address.database, layout)
     for difference in found:
         print(f"{difference.what}\n    {difference.mend};")
-    if not found:
+    recorded = not any(f"{REBUILDS} is missing" in difference.what for difference in found)
+    again = cut_off(client, address.database) if recorded else {}
+    for month, tables in again.items():
+        print(
+            f"the rebuild of {' and '.join(tables)} in {month} was cut off, and they may be wrong\n"
+            f"    penstock-schemas rebuild --partition {month} --table {' --table '.join(tables)}"
+        )
+    if not found and not again:
         print(f"{address.database} is as the layout {layout} has it")
-    return FAILED if found else DONE
+    return FAILED if found or again else DONE
 
 
 def _rebuild(address: Address, flags: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from schemas.layout import literal, quoted
-from schemas.tables import EVENTS, HOLD
+from schemas.tables import BATCHES, EVENTS, HOLD, REBUILDABLE, REBUILDS
 
 SCRATCH = "rebuild"
 _NAME = re.compile(rf"\bCONSTRAINT ({HOLD}_(\d+)_\w+) ")
@@ -103,8 +103,9 @@ def see_inserts_end(
 
     Returns "" when they have, else the beginning of one that has not. Looked at are inserts that
     name this database, or one whose views write into it, or that run in one of those. Those of
-    rebuilds into their own scratch tables bring nothing to `events`.
+    rebuilds into their own scratch tables, and into the tables of the views, bring nothing to it.
     """
+    ends = (f"{SCRATCH}_", *(f"{name} " for name in (BATCHES, REBUILDS, *REBUILDABLE)))
     feeding = [
         row[0]
         for row in database.ask(
@@ -120,7 +121,7 @@ def see_inserts_end(
             "SELECT query_id, query, current_database FROM system.processes "
             "WHERE query_kind IN ('Insert', 'AsyncInsertFlush')"
         )
-        if not text.startswith(f"INSERT INTO {quoted(database.name)}.{SCRATCH}_")
+        if not text.startswith(tuple(f"INSERT INTO {quoted(database.name)}.{end}" for end in ends))
         and (current in feeding or any(each in text for each in feeding))
     }
     while running:

@@ -16,7 +16,9 @@ The protocol, for a partition P and tables T. Nothing that readers see changes b
    `events`, which tells events apart) in parts of `events` that are new since the last one; those
    of them that the last snapshot lacks are counted from the new one, into the twins. So each key
    is counted once, whatever merges have done to parts and copies, and whatever the stamps say.
-   (`sessions` is idempotent by id, and takes all the keys.)
+   (`sessions` is idempotent by id, and takes all the keys.) A merge makes the parts that it wrote
+   new, so its keys are looked at once more, in memory: where a merge of 100 million rows ends in
+   a rebuild, it takes some gigabytes.
 4. **Hold** (schemas/hold.py). First a row in `rebuilds` says until when; then the constraint; then
    the inserts that had begun are seen to end. What is in `events` now is behind every view, unless
    its insert failed, and no row comes.
@@ -31,6 +33,12 @@ The protocol, for a partition P and tables T. Nothing that readers see changes b
 old or right; inserts are refused until the hold's end at most. Scratch tables carry in their name
 when their rebuild must be over: any later rebuild drops those, and constraints whose time is over.
 Two rebuilds at once are two holds and two sets of twins, each right when it is put in place.
+
+**The server killed** within 6 is worse, on a plain MergeTree: the new part is renamed into place
+first, then an empty part that covers the old ones. Between the two renames (some milliseconds) a
+kill leaves both, and the partition of that table doubled, until it is rebuilt again. The row in
+`rebuilds` stays unfinished: `rebuilds.cut_off` names such partitions, and `penstock-schemas check`
+prints them.
 
 **Rows that go** meanwhile (a mutation, a dropped partition) would stay in the twins: unfinished
 mutations are waited for at first, and a new one, or a part that no part covers any more, starts it
@@ -51,20 +59,20 @@ may not know the constraint yet, and is not in this server's list. Stop ingestio
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
-from schemas import hold
+from schemas import hold, rebuilds
 from schemas.connection import SchemaError
 from schemas.hold import Database
-from schemas.layout import literal, quoted
-from schemas.recount import Anew, Course, Recount, drop_leftovers, drop_scratch
-from schemas.tables import BATCHES, EVENTS, REBUILDABLE, REBUILDS, SUMMED
+from schemas.recount import Anew, Course, Recount, Slow, drop_leftovers, drop_scratch
+from schemas.tables import BATCHES, EVENTS, REBUILDABLE, SUMMED
 
 HOLD_SECONDS = 10.0
 _HOLDS = 5  # tries to replace before the hold's fence
@@ -135,23 +143,9 @@ def rebuild(
             why = str(again)
             course.say(f"{why}: from the start again")
         finally:
-            drop_scratch(server, recount.prefix)
+            with contextlib.suppress(ClickHouseError):  # the next rebuild does it
+                drop_scratch(server, recount.prefix)
     raise SchemaError(f"{partition} was not rebuilt: {why}, {_STARTS} times")
-
-
-def rebuilt_since(
-    client: Client, database: str, partitions: Iterable[str], since_ms: int
-) -> frozenset[str]:
-    """Those of the ClickHouse partitions that a rebuild can have replaced at or after `since_ms`
-    (epoch milliseconds of the server's clock), also one that was cut off or has yet to."""
-    rows = Database(client, database).ask(
-        f"SELECT DISTINCT clickhouse_partition FROM {quoted(database)}.{REBUILDS} "  # noqa: S608
-        "WHERE clickhouse_partition IN {partitions:Array(String)} "
-        "AND toUnixTimestamp64Milli(hold_until) >= {since:Int64}",
-        partitions=sorted(set(partitions)),
-        since=since_ms,
-    )
-    return frozenset(row[0] for row in rows)
 
 
 def check_names(partition: str, tables: Iterable[str]) -> None:
@@ -191,23 +185,31 @@ def _replaced(
 ) -> tuple[int, float]:
     """Steps 4 to 7: how many holds it took, and for how long they stood."""
     server, held, why = recount.server, 0.0, ""
+
+    def record(until_ms: int, *, finished: bool) -> None:
+        rebuilds.write(
+            server, recount.key, recount.partition, recount.tables,
+            began_ms=began_ms, until_ms=until_ms, finished=finished,
+        )  # fmt: skip
+
     for number in range(1, _HOLDS + 1):
         course.check()
         placed_at = course.clock()
         until_ms = server.now_ms() + int(hold_seconds * 1000)
-        _record(recount, began_ms, until_ms, finished=False)
+        record(until_ms, finished=False)
         name = hold.name(recount.key, until_ms)
         try:
             hold.place(server, name, until_ms)
             _under_hold(recount, course, placed_at, until_ms, hold_seconds)
             done = True
-        except _Late as late:
+        except (_Late, Slow) as late:
             done, why = False, str(late)
         finally:
-            hold.release(server, name)
+            with contextlib.suppress(ClickHouseError):  # it ends by itself
+                hold.release(server, name)
             held += course.clock() - placed_at
         if done:
-            _record(recount, began_ms, until_ms, finished=True)
+            record(until_ms, finished=True)
             return number, held
         course.say(f"{why}: inserts go on, and the hold is tried again")
         course.sleep(min(hold_seconds, 1.0) * number)
@@ -260,20 +262,6 @@ def _replace(recount: Recount, table: str, fence_ms: int) -> None:
         if recount.server.now_ms() < fence_ms:
             raise
         raise _Late("the hold was too short") from error
-
-
-def _record(recount: Recount, began_ms: int, until_ms: int, *, finished: bool) -> None:
-    server = recount.server
-    tables = ", ".join(literal(table) for table in recount.tables)
-    server.do(
-        f"INSERT INTO {server.table(REBUILDS)} (id, clickhouse_partition, tables, began_at, "
-        f"hold_until, finished_at) SELECT {literal(recount.key)}, {literal(recount.partition)}, "
-        f"[{tables}], fromUnixTimestamp64Milli({began_ms}, 'UTC'), "
-        f"fromUnixTimestamp64Milli({until_ms}, 'UTC'), "
-        + ("now64(3, 'UTC')" if finished else "toDateTime64(0, 3, 'UTC')"),
-        async_insert=0,
-        insert_deduplicate=0,
-    )
 
 
 def _refuse_replicated(server: Database, tables: Iterable[str]) -> None:

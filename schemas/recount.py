@@ -42,6 +42,10 @@ class Anew(Exception):
     """What was counted no longer holds: begin again."""
 
 
+class Slow(Exception):
+    """There was too much that is new to count it in time: try again, nothing was counted."""
+
+
 @dataclass(frozen=True)
 class Course:
     """How long it may take (`until`, on `clock`), and whom to tell."""
@@ -144,22 +148,26 @@ class Recount:
             here += f" AND _part NOT IN ({', '.join(literal(name) for name, *_ in before.parts)})"
         # seen in `events` after the snapshot: nothing that the snapshot has more than the last one
         # is missed, and what has come after it is not in it, and not counted
-        self._write(
-            f"INSERT INTO {found} SELECT DISTINCT {_KEY} "  # noqa: S608
-            f"FROM {self.server.table(EVENTS)} WHERE {here}",
-            until,
-        )
-        new = self.server.ask(f"SELECT count() FROM {found}")[0][0]  # noqa: S608
-        if new:
-            all_of_them = f"SELECT * FROM {found}"  # noqa: S608
+        all_of_them = f"SELECT * FROM {found}"  # noqa: S608
+        try:
+            self._write(
+                f"INSERT INTO {found} SELECT {_KEY} "  # noqa: S608
+                f"FROM {self.server.table(EVENTS)} WHERE {here}",
+                until,
+            )
             self._write(
                 f"INSERT INTO {fresh} {all_of_them} WHERE ({_FOUND_KEY}) NOT IN "  # noqa: S608
                 f"(SELECT {_KEY} FROM {before.table} WHERE ({_KEY}) IN ({all_of_them}))",
                 until,
             )
-            for table in self.tables:
-                keys = all_of_them if table == SESSIONS else f"SELECT * FROM {fresh}"  # noqa: S608
-                self._count(table, f"({_KEY}) IN ({keys})", until)
+            if self.server.ask(f"SELECT count() FROM {found}")[0][0]:  # noqa: S608
+                for table in self.tables:
+                    keys = all_of_them if table == SESSIONS else f"SELECT * FROM {fresh}"  # noqa: S608
+                    self._count(table, f"({_KEY}) IN ({keys})", until)
+        except Slow:
+            self._snapshot = before
+            raise
+        finally:
             for name in (found, fresh):
                 self.server.do(f"TRUNCATE TABLE {name}")
         return self._course.clock() - began
@@ -188,16 +196,17 @@ class Recount:
         except DatabaseError as error:
             if until is None or error.code != _TIMEOUT:
                 raise
-            # what a statement that was stopped has written of its rows cannot be told
-            raise Anew("the hold was too short to count what was new") from error
+            raise Slow("there was too much to count within the hold") from error
 
     def _count(self, table: str, condition: str, until: float | None = None) -> None:
         """The view's query over the snapshot's events, each once, into the twin."""
         columns, query = self._queries[table]
         source = f"(SELECT * FROM {self._snapshot.table} FINAL WHERE {condition})"  # noqa: S608
-        self._write(
-            f"INSERT INTO {self.twin(table)} ({columns}) {query.replace(_SOURCE, source)}", until
-        )
+        statement = f"INSERT INTO {self.twin(table)} ({columns}) {query.replace(_SOURCE, source)}"
+        try:
+            self._write(statement, until)
+        except Slow as slow:  # how much it has written before it was stopped cannot be told
+            raise Anew(str(slow)) from slow
 
     def _take_snapshot(self) -> _Snapshot:
         events = self.server.table(EVENTS)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from schemas.apply import apply
 from schemas.check import differences
 from schemas.connection import SchemaError
 from schemas.hold import Database
-from schemas.rebuild import Rebuilt, rebuild, rebuilt_since
+from schemas.rebuild import Rebuilt, rebuild
+from schemas.rebuilds import cut_off, rebuilt_since
 from schemas.recount import drop_leftovers
 from schemas.restore import forget, remove, restore
 from schemas.tables import HOLD, REBUILDABLE, SUMMED
@@ -34,6 +36,7 @@ from tests.fixtures.children import ROOT, environment
 from tests.fixtures.clickhouse import ClickHouse, OwnClickHouse
 from tests.fixtures.tables import against_truth
 from tests.fixtures.truth import Truth
+from tests.integration.front.test_mending import attach, strace_or_skip
 from tests.integration.schemas import made
 from tests.integration.schemas.landing import insert, token
 
@@ -569,6 +572,45 @@ def test_killed_before_each_statement_and_run_again(clickhouse: ClickHouse, clie
     wait_until(gone, 20, "what the dead have left is dropped")
 
 
+@pytest.mark.slow
+def test_the_server_killed_within_the_replacement(
+    own_clickhouse: OwnClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the rename of the new part and that of the empty one which covers the old."""
+    strace = strace_or_skip()
+    client = own_clickhouse.client()
+    apply(client, own_clickhouse.database)
+    events = shuffled(20, 28)
+    land(client, *batches(events))
+    really_do = Database.do
+    tracers: list[subprocess.Popen[bytes]] = []
+
+    def do(self: Database, statement: str, **settings: object) -> None:
+        if "REPLACE PARTITION" in statement and not tracers:
+            tracers.append(attach(strace, own_clickhouse.pid, 2, tmp_path / "strace.log"))
+        really_do(self, statement, **settings)
+
+    monkeypatch.setattr(Database, "do", do)
+    with pytest.raises(ClickHouseError):
+        rebuild(client, own_clickhouse.database, "202610", seconds=SECONDS, hold_seconds=3)
+    for tracer in tracers:
+        tracer.communicate(timeout=30)
+    own_clickhouse.start()
+    client = own_clickhouse.client()
+    assert against_truth(client, Truth(events)) != [], "no hole here: then it need not be told"
+
+    def told() -> bool:
+        return cut_off(client, own_clickhouse.database, 0) != {}
+
+    wait_until(told, 20, "the hold is over")
+    assert cut_off(client, own_clickhouse.database, 0) == {"202610": SUMMED[::-1]}
+    assert cut_off(client, own_clickhouse.database) == {}  # it may still run
+    environ = {"PENSTOCK_CLICKHOUSE_URL": own_clickhouse.url}
+    assert main(["rebuild", "--partition", "202610"], environ) == 0
+    assert cut_off(client, own_clickhouse.database, 0) == {}
+    assert against_truth(client, Truth(events)) == []
+
+
 # --- restore and remove --------------------------------------------------------------------------
 
 
@@ -678,6 +720,17 @@ def test_the_command(
     assert capsys.readouterr().err == (
         "penstock-schemas: there is nothing in 201801, and nothing to rebuild\n"
     )
+    cut = (
+        "INSERT INTO rebuilds SELECT 'cut', '202610', ['pages_daily'], now64(3) - 200, "
+        "now64(3) - {ago}, toDateTime64(0, 3)"
+    )
+    client.command(cut.format(ago=100))  # before the last that finished
+    assert main(["check"], environ) == 0
+    client.command("TRUNCATE TABLE rebuilds")
+    client.command(cut.format(ago=100))
+    capsys.readouterr()
+    assert main(["check"], environ) == 1
+    assert "rebuild --partition 202610 --table pages_daily\n" in capsys.readouterr().out
     client.command("DROP TABLE sessions_daily_mv")
     assert main(["rebuild", "--partition", "202610"], environ) == 1
     assert "sessions_daily_mv is missing" in capsys.readouterr().err

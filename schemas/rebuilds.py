@@ -1,0 +1,80 @@
+"""The record of rebuilds: what can have been replaced since when, and what was cut off.
+
+A row a hold, written before anything is replaced, and again when all is done (the table keeps the
+later one). The times are the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from clickhouse_connect.driver.client import Client
+
+from schemas.hold import Database
+from schemas.layout import literal
+from schemas.tables import REBUILDS
+
+_STILL_RUNS_SECONDS = 60.0
+
+
+def write(
+    server: Database,
+    key: str,
+    partition: str,
+    tables: Sequence[str],
+    *,
+    began_ms: int,
+    until_ms: int,
+    finished: bool,
+) -> None:
+    """`key` names the rebuild, `until_ms` the end of this hold of it."""
+    values = (
+        literal(key),
+        literal(partition),
+        f"[{', '.join(literal(table) for table in tables)}]",
+        f"fromUnixTimestamp64Milli({began_ms}, 'UTC')",
+        f"fromUnixTimestamp64Milli({until_ms}, 'UTC')",
+        "now64(3, 'UTC')" if finished else "toDateTime64(0, 3, 'UTC')",
+    )
+    server.do(
+        f"INSERT INTO {server.table(REBUILDS)} "
+        "(id, clickhouse_partition, tables, began_at, hold_until, finished_at) "
+        f"SELECT {', '.join(values)}",
+        async_insert=0,
+        insert_deduplicate=0,
+    )
+
+
+def rebuilt_since(
+    client: Client, database: str, partitions: Iterable[str], since_ms: int
+) -> frozenset[str]:
+    """Those of the ClickHouse partitions that a rebuild can have replaced at or after `since_ms`
+    (epoch milliseconds of the server's clock), also one that was cut off, or has yet to."""
+    server = Database(client, database)
+    rows = server.ask(
+        f"SELECT DISTINCT clickhouse_partition FROM {server.table(REBUILDS)} "  # noqa: S608
+        "WHERE clickhouse_partition IN {partitions:Array(String)} "
+        "AND toUnixTimestamp64Milli(hold_until) >= {since:Int64}",
+        partitions=sorted(set(partitions)),
+        since=since_ms,
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def cut_off(
+    client: Client, database: str, quiet_seconds: float = _STILL_RUNS_SECONDS
+) -> Mapping[str, tuple[str, ...]]:
+    """By ClickHouse partition, the tables whose last rebuild held and did not finish, and has been
+    quiet since. They can be wrong: the server may have been killed within the replacement."""
+    server = Database(client, database)
+    rows = server.ask(
+        "SELECT clickhouse_partition, groupArray(name) FROM ("  # noqa: S608
+        "SELECT clickhouse_partition, name, maxIf(hold_until, finished_at = 0) AS begun, "
+        "maxIf(hold_until, finished_at > 0) AS done FROM (SELECT clickhouse_partition, "
+        "arrayJoin(tables) AS name, hold_until, toUnixTimestamp(finished_at) AS finished_at "
+        f"FROM {server.table(REBUILDS)} FINAL) GROUP BY clickhouse_partition, name "
+        "HAVING begun > done AND toUnixTimestamp64Milli(begun) < "
+        f"toUnixTimestamp64Milli(now64(3)) - {int(quiet_seconds * 1000)} "
+        "ORDER BY clickhouse_partition, name) GROUP BY clickhouse_partition"
+    )
+    return {partition: tuple(sorted(tables)) for partition, tables in rows}
