@@ -32,9 +32,8 @@ would take the line in one place only:
 A line is what stands between two line feeds of a record and is not empty: a tombstone and an empty
 record have none. Of an object that is written over several lines each line is a bad line.
 
-Most lines are plain, and are only ever compared with what a plain line must be; those of which that
-is not certain are looked at one by one. The first costs about 3 us a line of 500 bytes, the second
-ten times that.
+Most lines are seen to be plain by `schemas.plain`, many at once; the others are looked at here, one
+by one, at about ten times the cost.
 """
 
 from __future__ import annotations
@@ -45,19 +44,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
-from typing import Annotated, Any, Final, Literal, NoReturn, get_args
+from typing import Any, Final, Literal, NoReturn, get_args
 
 import msgspec
-import numpy as np
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
-from msgspec.structs import astuple
+from msgspec import Raw
 
+from schemas.event import UINT32_MAX, Record
+from schemas.plain import LINE_BYTES, doubtful
 from schemas.tables import CREATED_AT_END, CREATED_AT_FIRST
 
-LINE_BYTES: Final = 1 << 20
+__all__ = ["DEPTH", "LINE_BYTES", "REASONS", "Fault", "Reason", "fault", "faults"]
+
 DEPTH: Final = 64
 
-_UINT32_MAX: Final = (1 << 32) - 1
+_PART: Final = 256  # lines whose text stays in the processor's cache
+
 _AMOUNT_LIMIT: Final = 10**14  # Decimal(18, 4)
 _AMOUNT_DIGITS: Final = 18
 
@@ -93,7 +94,7 @@ def faults(lines: Iterable[bytes]) -> list[tuple[int, Fault]]:
     found: list[tuple[int, Fault]] = []
     number, left = 0, iter(lines)
     while part := list(islice(left, _PART)):
-        for index in _doubtful(part):
+        for index in doubtful(part):
             why = fault(part[index])
             if why is not None:
                 found.append((number + index, why))
@@ -113,9 +114,6 @@ def fault(line: bytes) -> Fault | None:
         return _check(line, _parsed(text))
     except _Bad as bad:
         return bad.fault
-
-
-# --- one line, exactly ---------------------------------------------------------------------------
 
 
 class _Bad(Exception):
@@ -301,142 +299,10 @@ _COLUMNS: Final[dict[str, Callable[[str, object], Fault | None]]] = {
     "id": _id,
     "created_at": _whole(CREATED_AT_FIRST, CREATED_AT_END - 1, loose=False),
     "received_at": _whole(0, CREATED_AT_END - 1),
-    "duration": _whole(0, _UINT32_MAX),
+    "duration": _whole(0, UINT32_MAX),
     "max_scroll": _whole(0, 100),
     "is_bot": _whole(0, 1),
     "value": _amount,
     "properties": _properties,
 }
-
-
-# --- many lines, quickly -------------------------------------------------------------------------
-
-_PART: Final = 256  # lines whose text stays in the processor's cache
-
-_Present = Annotated[str, Meta(min_length=1)]
-
-
-class _Plain(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A line as nearly every producer writes it."""
-
-    id: Annotated[str, Meta(min_length=36, max_length=36)]
-    project_id: _Present
-    session_id: _Present
-    name: _Present
-    created_at: Annotated[int, Meta(ge=CREATED_AT_FIRST, lt=CREATED_AT_END)]
-    received_at: Annotated[int, Meta(ge=0, lt=CREATED_AT_END)] | UnsetType = UNSET
-    path: str | UnsetType = UNSET
-    previous_path: str | UnsetType = UNSET
-    duration: Annotated[int, Meta(ge=0, le=_UINT32_MAX)] | UnsetType = UNSET
-    referrer: str | UnsetType = UNSET
-    referrer_name: str | UnsetType = UNSET
-    referrer_kind: str | UnsetType = UNSET
-    utm_source: str | UnsetType = UNSET
-    utm_medium: str | UnsetType = UNSET
-    utm_campaign: str | UnsetType = UNSET
-    utm_term: str | UnsetType = UNSET
-    utm_content: str | UnsetType = UNSET
-    click_id_kind: str | UnsetType = UNSET
-    country: str | UnsetType = UNSET
-    city: str | UnsetType = UNSET
-    device: str | UnsetType = UNSET
-    browser: str | UnsetType = UNSET
-    browser_version: str | UnsetType = UNSET
-    os: str | UnsetType = UNSET
-    os_version: str | UnsetType = UNSET
-    max_scroll: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
-    value: Raw | UnsetType = UNSET
-    properties: dict[str, str] | UnsetType = UNSET
-    is_bot: Annotated[int, Meta(ge=0, le=1)] | UnsetType = UNSET
-
-
-_COLUMNS.update({name: _text for name in _Plain.__struct_fields__ if name not in _COLUMNS})
-
-_MEMBERS: Final = len(_Plain.__struct_fields__)
-_decode: Final = msgspec.json.Decoder(_Plain).decode
-_is_plain_amount: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,13})(?:\.[0-9]+)?").fullmatch
-_NO_ID: Final = "-" * 36
-_HEX: Final = np.array([int(chr(c), 16) if chr(c) in "0123456789abcdefABCDEF" else 99
-                        for c in range(256)], np.uint8)  # fmt: skip
-_DASHES: Final = (8, 13, 18, 23)
-_Flags = np.ndarray[Any, np.dtype[np.bool_]]
-_DIGITS: Final = tuple(at for at in range(36) if at not in _DASHES)
-
-
-def _doubtful(part: list[bytes]) -> list[int]:
-    """Indexes of the lines that are not certain to be good.
-
-    The decoder knows names, types and bounds, but not whether a member was given twice: then there
-    are more keys in the text than members in the result. That, and what it reads otherwise than
-    ClickHouse does, is looked for in the text of all lines at once.
-    """
-    odd, escaped, keys = _oddly_written(part)
-    doubtful, ids = [], []
-    for index, line in enumerate(part):
-        try:
-            event = _decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            doubtful.append(index)
-            ids.append(_NO_ID)
-            continue
-        ids.append(event.id)
-        members = _MEMBERS - astuple(event).count(UNSET)
-        if event.properties:
-            members += len(event.properties)
-        if (
-            members != keys[index]
-            or (event.value and not _is_plain_amount(event.value))
-            or (escaped[index] and not _has_plain_id(line, event))
-        ):
-            doubtful.append(index)
-    odd |= _odd_ids(ids)
-    odd[doubtful] = True
-    return [int(index) for index in np.flatnonzero(odd)]
-
-
-def _odd_ids(ids: list[str]) -> _Flags:
-    """Which are no UUIDs with dashes, or are all zeros. Each has 36 characters."""
-    written = np.frombuffer("".join(ids).encode("ascii", "replace"), np.uint8).reshape(-1, 36)
-    digits = _HEX[written[:, _DIGITS]]
-    no_digits = (digits > 15).any(axis=1) | (digits == 0).all(axis=1)
-    return np.asarray(no_digits | (written[:, _DASHES] != ord("-")).any(axis=1))
-
-
-def _has_plain_id(line: bytes, event: _Plain) -> bool:
-    """Whether the id stands there as it is, in a line that holds escapes by number.
-
-    Within a text each quote has a backslash before it, so only a property could be mistaken for it.
-    """
-    before, _, after = line.partition(b'"id"')
-    return (
-        "id" not in (event.properties or ())
-        and not before.endswith(b"\\")
-        and after.lstrip(b" :").startswith(b'"' + event.id.encode())
-    )
-
-
-def _oddly_written(part: list[bytes]) -> tuple[_Flags, list[bool], list[int]]:
-    """Of each line: whether it holds what must be looked at, whether it holds escapes by number,
-    and how many keys its text has.
-
-    A key is a quote and a colon. White space between the two would hide one, so such a line is
-    doubtful; a text that holds both only adds to the count. So are: a number that begins with
-    minus and zero (no decoder tells -0 from 0; ClickHouse does), white space of an unusual kind
-    before a value, and too much text.
-    """
-    text = np.frombuffer(b"\n".join(part) + b"\n\n\n", np.uint8)
-    lengths = np.fromiter(map(len, part), np.int64, len(part))
-    ends = np.cumsum(lengths + 1)
-    colons = np.flatnonzero(text == ord(":"))
-    before, after, next_after = text[colons - 1], text[colons + 1], text[colons + 2]
-    keys = np.diff(np.searchsorted(colons[before == ord('"')], ends), prepend=0)
-    minus = ((after == ord("-")) & (next_after == ord("0"))) | (
-        (after == ord(" ")) & (next_after == ord("-"))
-    )
-    space = (before <= ord(" ")) | (after < ord(" ")) | ((after == ord(" ")) & (next_after <= 32))
-    escapes = np.flatnonzero(text == ord("\\"))
-    escapes = escapes[text[escapes + 1] == ord("u")]
-    odd, escaped = lengths > LINE_BYTES, np.zeros(len(part), np.bool_)
-    odd[np.searchsorted(ends, colons[minus | space], side="right")] = True
-    escaped[np.searchsorted(ends, escapes, side="right")] = True
-    return odd, escaped.tolist(), keys.tolist()
+_COLUMNS.update({name: _text for name in Record.__struct_fields__ if name not in _COLUMNS})

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.event import Record
+from schemas.plain import _Plain
 from schemas.record import LINE_BYTES, REASONS, Fault, fault, faults
 from tests.fixtures.lines import CASES, Case, good, with_member, with_text
 
@@ -30,6 +31,10 @@ def test_a_line_may_have_every_member_that_the_shim_writes() -> None:
         for name in Record.__struct_fields__
     }
     assert fault(json.dumps(every).encode()) is None
+
+
+def test_both_halves_know_the_same_members() -> None:
+    assert {*_Plain.__struct_fields__} == {*Record.__struct_fields__}
 
 
 @pytest.mark.parametrize(
