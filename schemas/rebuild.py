@@ -150,7 +150,7 @@ def rebuild(
 
 def check_names(partition: str, tables: Iterable[str]) -> None:
     """Raises ValueError with what is wrong with them."""
-    if not re.fullmatch(r"20(1[5-9]|[2-9]\d)(0[1-9]|1[0-2])", partition):
+    if not re.fullmatch(r"20(1[5-9]|[2-9][0-9])(0[1-9]|1[0-2])", partition):
         raise ValueError(f"{partition!r} is not a ClickHouse partition: a month, like 202611")
     known = ", ".join(REBUILDABLE)
     for table in tables:
