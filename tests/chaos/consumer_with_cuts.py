@@ -2,8 +2,8 @@
 cut points. CHAOS_CUTS names the folder that is shared with the nemesis, CHAOS_SLOT the consumer.
 
 Which insert is which: the first send of a token is an `insert`, or a `replay` when somebody else
-may have sent it before; another send of it is a `retry`. Which commit is which: an intent is a
-`prepare`; what follows a landed insert is a `commit`, or both at once.
+may have sent it before; another send of it is a `retry`. Under a mark of ours it is a `mend`. Which
+commit is which: an intent is a `prepare`, and after a landed insert a commit as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,14 @@ from consumer.batch import Batch
 from consumer.clickhouse import ClickHouseTable
 from consumer.commands import CommitAnswered, InsertAnswered, Outcome
 from consumer.kafka import KafkaLog
-from consumer.ledger import Open, decode
+from consumer.ledger import decode
 from consumer.ports import Listener
 from consumer.recovery import Commit
-from tests.chaos.cuts import Passing
+from tests.chaos.cuts import CALLS, LETTERS, Passing
 
 passes = Passing(Path(os.environ["CHAOS_CUTS"]), int(os.environ["CHAOS_SLOT"]))
 _landed: set[int] = set()  # partitions whose last insert landed and is not committed
+_marked: set[int] = set()  # partitions whose last commit was a mend's mark
 _sending = threading.local()  # .what: the kind of insert whose body this thread has sent
 
 
@@ -58,12 +59,12 @@ class LogWithCuts(KafkaLog):
         super().join(Listener(assigned, revoked, listener.lost, answered))
 
     def commit(self, partition: int, offset: int, metadata: str) -> None:
-        is_open = isinstance(decode(offset, metadata), Open)
-        if partition in _landed:
-            kind = "commit" if is_open else "commit and prepare"
-            _landed.discard(partition)
-        else:
-            kind = "commit" if is_open else "prepare"
+        kind = {"Open": "commit", "Intent": "prepare"}.get(type(decode(offset, metadata)).__name__)
+        (_marked.discard if kind else _marked.add)(partition)
+        if kind == "prepare" and partition in _landed:
+            kind = "commit and prepare"
+        _landed.discard(partition)
+        kind = kind or "mark"
         self._kinds[metadata] = kind
         passes(f"{kind}: before")
         super().commit(partition, offset, metadata)
@@ -107,6 +108,8 @@ class TableWithCuts(ClickHouseTable):
         partition = int(token.split(":")[2])
         if self._tokens.get(partition) == token:
             what = "retry"
+        elif partition in _marked:
+            what = "mend"
         else:
             what = "insert" if first_attempt_ms is None else "replay"
         self._tokens[partition] = token
@@ -122,15 +125,25 @@ class TableWithCuts(ClickHouseTable):
         passes(f"{what}: answered")
         return answer
 
-    def coverage(self, *given: Any, **named: Any) -> Any:
-        found = super().coverage(*given, **named)
-        passes("coverage read")
-        return found
 
-    def stamps(self, *given: Any, **named: Any) -> Any:
-        found = super().stamps(*given, **named)
-        passes("stamps read")
-        return found
+def _with_points(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Around a call, and within it at each answer of the server that it waits for."""
+
+    def passing(*given: Any, **named: Any) -> Any:
+        passes(f"{name}: before")
+        _sending.within = name
+        try:
+            answer = call(*given, **named)
+        finally:
+            _sending.within = None
+        passes(f"{name}: answered")
+        return answer
+
+    return passing
+
+
+for _name in CALLS:
+    setattr(TableWithCuts, _name, _with_points(_name, getattr(ClickHouseTable, _name)))
 
 
 _getresponse = urllib3.connection.HTTPConnection.getresponse
@@ -138,6 +151,9 @@ _getresponse = urllib3.connection.HTTPConnection.getresponse
 
 def _with_cut(connection: urllib3.connection.HTTPConnection) -> Any:
     """The whole request was sent, and nothing of the answer was read."""
+    within = getattr(_sending, "within", None)
+    if within is not None:
+        passes(f"{within}: within")
     what = getattr(_sending, "what", None)
     if what is not None:
         _sending.what = None
@@ -152,9 +168,25 @@ def _take_rows_version(version: int) -> None:
             setattr(module, "ROWS_VERSION", version)  # noqa: B010 - a constant elsewhere
 
 
+def _cut_letters() -> None:
+    writer = getattr(program, "KafkaDeadLetters", None)
+    if writer is None:
+        return
+    write = writer.write
+
+    def passing(*given: Any, **named: Any) -> Any:
+        passes(f"{LETTERS}: before")
+        answer = write(*given, **named)
+        passes(f"{LETTERS}: answered")
+        return answer
+
+    writer.write = passing
+
+
 if __name__ == "__main__":
     setattr(urllib3.connection.HTTPConnection, "getresponse", _with_cut)  # noqa: B010
     setattr(program, "KafkaLog", LogWithCuts)  # noqa: B010
     setattr(program, "ClickHouseTable", TableWithCuts)  # noqa: B010
+    _cut_letters()
     _take_rows_version(int(os.environ.get("CHAOS_ROWS_VERSION", "1")))
     sys.exit(program.main())

@@ -13,6 +13,7 @@ An arm is claimed by renaming it: of several consumers that pass, one is struck.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import mmap
 import os
@@ -25,19 +26,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import consumer.__main__ as program
+from consumer import ledger
+from consumer.clickhouse import ClickHouseTable
+
 Act = Literal["kill", "freeze"]
 
-_SENDS = ("insert", "retry", "replay")
-_COMMITS = ("prepare", "commit", "commit and prepare")
-POINTS = (
-    *(f"{what}: {when}" for what in _COMMITS for when in ("before", "sent", "answered")),
-    *(f"{what}: {when}" for what in _SENDS for when in ("before", "half sent", "sent", "answered")),
-    "commit read",
-    "coverage read",
-    "stamps read",
-    "assigned",
-    "revoked",
+SENDS = ("insert", "retry", "replay", "mend")
+# By what the commit says: the last are commits of a landed batch, with and without the next intent.
+COMMITS = ("prepare", "mark", "commit", "commit and prepare")
+# Whatever else is asked of the tables is a call with points of its own, also what is to come.
+CALLS = tuple(
+    name
+    for name, member in inspect.getmembers(ClickHouseTable, inspect.isfunction)
+    if not name.startswith("_") and name not in ("client", "insert", "close")
 )
+LETTERS = "letters"
+
+
+def _points() -> Iterator[str]:
+    mends = hasattr(ledger, "Mark")
+    for what in COMMITS:
+        if what != "mark" or mends:
+            yield from (f"{what}: {when}" for when in ("before", "sent", "answered"))
+    for what in SENDS:
+        if what != "mend" or mends:
+            yield from (f"{what}: {when}" for when in ("before", "half sent", "sent", "answered"))
+    for what in CALLS:
+        yield from (f"{what}: {when}" for when in ("before", "within", "answered"))
+    if hasattr(program, "KafkaDeadLetters"):
+        yield from (f"{LETTERS}: {when}" for when in ("before", "answered"))
+    yield from ("commit read", "assigned", "revoked")
+
+
+POINTS = tuple(_points())
 _COUNT = struct.Struct("<Q")
 
 

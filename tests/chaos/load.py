@@ -2,7 +2,9 @@
 
 Aborted records and the markers of both kinds take offsets without being records, so a batch's range
 has holes. What an abandoned transaction wrote is aborted by its successor, or by the broker when
-its time is over; until then nothing behind it can be read.
+its time is over; until then nothing behind it can be read. A broker that is killed meanwhile may
+forget it: then its records were seen to become visible with the next commit of the same producer.
+So only an abort that was acknowledged says what is not in the topic.
 """
 
 from __future__ import annotations
@@ -50,10 +52,10 @@ class Transactions:
         self._producer = None
 
     def _send(self, group: Sequence[Made]) -> None:
-        """One transaction and its end. Tried once: a failure leaves its events out, or unknown."""
+        """One transaction and its end. Tried once: after a failure only the topic knows."""
         end = self._rng.choices(("commit", "abort", "abandon"), (60, 35, 5))[0]
         ids = {made.id for made in group}
-        into = self.aborted
+        into = self.unknown
         try:
             producer = self._connected()
             producer.begin_transaction()
@@ -63,11 +65,11 @@ class Transactions:
             if producer.flush(_CALL_SECONDS):
                 raise BufferError("not everything was acknowledged")
             if end == "commit":
-                into = self.unknown
                 producer.commit_transaction(_CALL_SECONDS)
                 into = self.committed
             elif end == "abort":
                 producer.abort_transaction(_CALL_SECONDS)
+                into = self.aborted
             else:
                 self._producer = None  # its successor fences it off and aborts for it
             self.happened[end] += 1

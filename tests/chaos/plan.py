@@ -104,10 +104,12 @@ def _cuts(rng: random.Random, seconds: float) -> Iterator[Fault]:
         if not points:
             points = rng.sample(POINTS, len(POINTS))
         act = rng.choices(("kill", "freeze"), (4, 1))[0]
-        details: dict[str, Any] = {"act": act, "passings": rng.choice((1, 1, 2, 3))}
+        point = points.pop()
+        passings = rng.choice((1, 2, 4, 8)) if "within" in point else rng.choice((1, 1, 2, 3))
+        details: dict[str, Any] = {"act": act, "passings": passings}
         if act == "freeze":
             details["seconds"] = rng.choice(_FREEZES)
-        yield Fault(at, "cut", points.pop(), details)
+        yield Fault(at, "cut", point, details)
         at += rng.uniform(1.5, 4.5)
 
 
