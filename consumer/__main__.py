@@ -19,6 +19,7 @@ from consumer import preflight
 from consumer.admin import Admin
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings, consumer_settings
+from consumer.dead_letters import KafkaDeadLetters
 from consumer.kafka import KafkaLog
 from consumer.metrics import Metrics
 from consumer.runner import Runner, clock
@@ -76,7 +77,8 @@ def _check(chosen: ConsumerSettings) -> int:
 def _run(chosen: ConsumerSettings) -> int:
     metrics = Metrics()
     table = ClickHouseTable(chosen, clock)
-    runner = Runner(chosen, KafkaLog(chosen), table, metrics, _abort)
+    dead_letters = KafkaDeadLetters(chosen)
+    runner = Runner(chosen, KafkaLog(chosen), table, dead_letters, metrics, _abort)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: runner.stop())
 
@@ -106,6 +108,7 @@ def _run(chosen: ConsumerSettings) -> int:
         gc.set_threshold(100_000, 50, 50)
         runner.run()
     finally:
+        dead_letters.close()
         admin.close()
     return 0
 

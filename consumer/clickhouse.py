@@ -25,17 +25,29 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import clickhouse_connect
-import msgspec
 import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from consumer.batch import Batch
-from consumer.commands import CoverageRead, InsertAnswered, Outcome, ReadFailed, StampsRead
+from consumer.commands import (
+    CoverageRead,
+    InsertAnswered,
+    Isolated,
+    Outcome,
+    ReadFailed,
+    Restored,
+    Sifted,
+    StampsRead,
+)
 from consumer.config import ConsumerSettings
+from consumer.content import Content
 from consumer.ledger import Source
 from consumer.recovery import Coverage, Covered
-from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, LANDING, clickhouse_partition
+from schemas.connection import SchemaError, connect
+from schemas.rebuilds import rebuilt_since
+from schemas.restore import restore
+from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING
 
 log = logging.getLogger("consumer.clickhouse")
 
@@ -79,12 +91,8 @@ _PASSING_CODES = frozenset(
 )
 _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
 
-# created_at first: it prunes to the few parts and granules that can hold a batch's rows.
-_BETWEEN = (
-    "created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
-    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC')"
-)
-_MOST_RESENDS = 5_000
+_REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
+_CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
 
 _WINDOW = re.compile(r"\b(replicated_|non_replicated_)deduplication_window = (\d+)")
 _WINDOW_SECONDS = re.compile(r"\breplicated_deduplication_window_seconds = (\d+)")
@@ -104,11 +112,6 @@ class _Server:
 _RESTARTED = "the server was restarted since the first attempt, and its deduplication log can lie"
 
 
-class _Line(msgspec.Struct):
-    id: str
-    created_at: int
-
-
 class _DeadlinePassed(Exception):
     pass
 
@@ -118,6 +121,7 @@ class ClickHouseTable:
 
     def __init__(self, settings: ConsumerSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
+        self._database = settings.clickhouse.database
         self._clock = clock
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -172,7 +176,7 @@ class ClickHouseTable:
         }
         body = _Body(batch, deadline, self._clock)
         try:
-            client.raw_insert(
+            summary = client.raw_insert(
                 LANDING, insert_block=body.chunks(), settings=settings, fmt="JSONEachRow"
             )
         except _DeadlinePassed:
@@ -189,7 +193,8 @@ class ClickHouseTable:
                 return InsertAnswered(Outcome.RESTARTED, _RESTARTED, heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
             return InsertAnswered(Outcome.FAILED, _first_line(error))
-        return InsertAnswered(Outcome.LANDED, heard=True)
+        rows = int(summary.summary.get("read_rows", 0))
+        return InsertAnswered(Outcome.LANDED, heard=True, rows=rows or None)
 
     def _restarted(self, client: Client, since_ms: int) -> bool:
         """Whether the server was restarted since then and cannot vouch for its log."""
@@ -210,8 +215,7 @@ class ClickHouseTable:
             entries = client.query(
                 f"SELECT count() FROM {BATCHES} WHERE landed_at >= fromUnixTimestamp64Milli("
                 "{since:Int64})",
-                # a margin for clocks that were set since
-                parameters={"since": max(0, since_ms + server.clock_ahead_ms - 5_000)},
+                parameters={"since": max(0, since_ms + server.clock_ahead_ms - _CLOCK_MARGIN_MS)},
             ).result_rows[0][0]
             return CoverageRead(
                 Coverage(
@@ -229,21 +233,30 @@ class ClickHouseTable:
         self, client: Client, server: _Server, source: Source, offset: int, *, whole: bool
     ) -> tuple[Covered, ...]:
         at = {"topic_id": source.topic_id, "partition": source.partition, "offset": offset}
-        landed: dict[tuple[int, int, int], Covered] = {}
-        for first, end, epoch, partitions, landed_ms, expected_rows in client.query(
-            "SELECT first, end, epoch, groupUniqArray(clickhouse_partition), "
-            "toUnixTimestamp64Milli(min(landed_at)), any(expected_rows) "
-            f"FROM {BATCHES} "
+        covered: dict[tuple[int, int, int], Covered] = {}
+        # a line that was written twice counts once
+        for first, end, epoch, partitions, landed_ms, rows, expected_rows in client.query(
+            "SELECT first, end, epoch, groupArray(clickhouse_partition), "
+            "toUnixTimestamp64Milli(min(at)), sum(most_rows), any(expected) FROM ("
+            "SELECT first, end, epoch, clickhouse_partition, min(landed_at) AS at, "
+            f"max(rows) AS most_rows, any(expected_rows) AS expected FROM {BATCHES} "
             "WHERE topic_id = {topic_id:String} AND partition = {partition:UInt32} "
-            "AND end > {offset:UInt64} GROUP BY first, end, epoch",
+            "AND end > {offset:UInt64} GROUP BY first, end, epoch, clickhouse_partition) "
+            "GROUP BY first, end, epoch",
             parameters=at,
         ).result_rows:
-            landed[first, end, epoch] = Covered(
-                first, end, epoch, frozenset(partitions), landed_ms - server.clock_ahead_ms,
-                expected_rows,
-            )  # fmt: skip
+            covered[first, end, epoch] = Covered(
+                first=first,
+                end=end,
+                epoch=epoch,
+                stamped=frozenset(),
+                listed=frozenset(partitions),
+                landed_ms=landed_ms - server.clock_ahead_ms,
+                listed_rows=rows,
+                expected_rows=expected_rows,
+            )
         if whole:
-            # The index is written by a view, and can lack what a crash cut off: ask the rows.
+            # The ledger is written by a view, and can lack, or have alone, what a crash cut off.
             for first, end, epoch, partitions in client.query(
                 "SELECT _first, _end, _epoch, groupUniqArray(_partition_id) "
                 f"FROM {EVENTS} WHERE _topic_id = {{topic_id:String}} "
@@ -251,62 +264,55 @@ class ClickHouseTable:
                 "GROUP BY _first, _end, _epoch",
                 parameters=at,
             ).result_rows:
-                known = landed.get((first, end, epoch), Covered(first, end, epoch, frozenset(), 0))
-                both = known.clickhouse_partitions | frozenset(partitions)
-                landed[first, end, epoch] = replace(known, clickhouse_partitions=both)
-        return tuple(landed[key] for key in sorted(landed))
+                known = covered.get((first, end, epoch))
+                if known is None:
+                    known = Covered(first, end, epoch, frozenset(), frozenset(), 0)
+                covered[first, end, epoch] = replace(known, stamped=frozenset(partitions))
+        return tuple(covered[key] for key in sorted(covered))
 
-    def stamps(self, source: Source, batch: Batch, epoch: int) -> StampsRead | ReadFailed:
-        ids: dict[str, list[tuple[str, int]]] = {}  # by ClickHouse partition: (id, created_at)
-        for line in _stamped_lines(batch):
-            ids.setdefault(clickhouse_partition(line.created_at), []).append(
-                (line.id, line.created_at)
-            )
+    # --- after a doubt -----------------------------------------------------------------------
+
+    def stamps(
+        self, source: Source, batch: Batch, epoch: int, since_ms: int
+    ) -> StampsRead | ReadFailed:
         with _failures() as failed:
-            missing = {
-                partition
-                for partition in ids.keys() - self._stamped(source, batch, epoch, ids)
-                if not self._all_there(ids[partition])
-            }
-            return StampsRead(frozenset(missing))
+            client = self.client()
+            missing, partitions = Content(client).missing(source, batch, epoch)
+            since = since_ms + self._server(client).clock_ahead_ms - _CLOCK_MARGIN_MS
+            rebuilt = rebuilt_since(client, self._database, partitions, since)
+            return StampsRead(frozenset(missing), rebuilt)
         return failed[0]
 
-    def _stamped(
-        self, source: Source, batch: Batch, epoch: int, ids: Mapping[str, list[tuple[str, int]]]
-    ) -> set[str]:
-        """The ClickHouse partitions that have a row of this very batch."""
-        times = [created_at for rows in ids.values() for _, created_at in rows]
-        if not times:
-            return set()
-        rows = self.client().query(
-            f"SELECT DISTINCT _partition_id FROM {EVENTS} "
-            f"WHERE {_BETWEEN} "
-            "AND _topic_id = {topic_id:String} AND _partition = {partition:UInt32} "
-            "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}",
-            parameters={
-                "least": min(times),
-                "most": max(times),
-                "topic_id": source.topic_id,
-                "partition": source.partition,
-                "first": batch.first,
-                "end": batch.end,
-                "epoch": epoch,
-            },
-        )
-        return {row[0] for row in rows.result_rows}
+    def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted | ReadFailed:
+        with _failures() as failed:
+            return Content(self.client()).sift(batch, landed, by_ids=by_ids)
+        return failed[0]
 
-    def _all_there(self, rows: list[tuple[str, int]]) -> bool:
-        """Whether the table has every one of these ids, whoever brought it. A batch of resends
-        collapses into the rows that came before it, and can lose its last stamp so."""
-        wanted = {event_id for event_id, _ in rows}
-        if len(wanted) > _MOST_RESENDS:
-            return False
-        times = [created_at for _, created_at in rows]
-        found = self.client().query(
-            f"SELECT uniqExact(id) FROM {EVENTS} WHERE {_BETWEEN} AND id IN {{ids:Array(UUID)}}",
-            parameters={"least": min(times), "most": max(times), "ids": sorted(wanted)},
-        )
-        return bool(found.result_rows[0][0] == len(wanted))
+    def isolate(
+        self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
+    ) -> Isolated | ReadFailed:
+        with _failures() as failed:
+            letters = Content(self.client()).letters(source, batch, refusal, landed_epoch)
+            return Isolated(letters)
+        return failed[0]
+
+    def restore(
+        self, source: Source, first: int, end: int, partitions: frozenset[str]
+    ) -> Restored | ReadFailed:
+        with _failures() as failed:
+            # its statements run for longer than an insert may
+            client = connect(self._settings.clickhouse)
+            try:
+                restore(
+                    client, self._database, source.topic_id, source.partition, first, end,
+                    partitions, seconds=self._settings.restore_seconds, topic=source.topic,
+                )  # fmt: skip
+            finally:
+                client.close()
+            return Restored()
+        return failed[0]
+
+    # --- the server --------------------------------------------------------------------------
 
     def _server(self, client: Client) -> _Server:
         before = time.time()
@@ -389,16 +395,8 @@ def _failures() -> Iterator[list[ReadFailed]]:
     failed: list[ReadFailed] = []
     try:
         yield failed
-    except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
+    except (ClickHouseError, SchemaError, urllib3.exceptions.HTTPError, OSError) as error:
         failed.append(ReadFailed(_first_line(error)))
-
-
-def _stamped_lines(batch: Batch) -> Iterator[_Line]:
-    """The lines as far as they can be read. Only lines that landed matter, and those can."""
-    decoder = msgspec.json.Decoder(_Line)
-    for line in batch.lines():
-        with contextlib.suppress(msgspec.MsgspecError):
-            yield decoder.decode(line)
 
 
 def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
@@ -408,6 +406,8 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
     content = error.code not in _PASSING_CODES or (
         error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()
     )
+    if error.code == _REFUSED_BY_A_CONSTRAINT and HOLD in str(error):
+        content = False
     return InsertAnswered(Outcome.REFUSED if content else Outcome.FAILED, why, heard=True)
 
 

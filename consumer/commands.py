@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from consumer.batch import Batch
+from consumer.batch import Batch, Letter
 from consumer.recovery import Commit, Coverage
 
 # --- events ---------------------------------------------------------------------------------
@@ -49,28 +49,80 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InsertAnswered:
-    """`heard`: the server said this itself, so it is there, whatever it thinks of the insert."""
+    """`heard`: the server said this itself, so it is there, whatever it thinks of the insert.
+    `rows`: how many it parsed, None where it does not say."""
 
     outcome: Outcome
     why: str = ""
     heard: bool = False
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StampsRead:
-    """`missing`: ClickHouse partitions that the batch maps to and that have no row of it."""
+    """`missing`: ClickHouse partitions that the batch maps to and that have no row of it.
+    `rebuilt`: those of which summed tables were rebuilt since the batch was announced: rows of it
+    may have been counted there from the table, and once more by a view that landed after it."""
 
     missing: frozenset[str]
+    rebuilt: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRead:
+    """The topic's id, heard after `asked` was prepared."""
+
+    topic_id: str
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """What is missing of a range that was read again; None where nothing is. `partitions`: the
+    ClickHouse partitions that its lines fall into."""
+
+    missing: Batch | None
+    partitions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """The lines of the batch that cannot be inserted."""
+
+    letters: tuple[Letter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LettersWritten:
+    """Kafka has acknowledged every dead letter of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Ledger, sessions and summed tables are again what the table says."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFailed:
-    """A read of commit, table or stamps gave no answer."""
+    """Something that was asked for (but an insert or a commit) was not done. It may be tried
+    again."""
 
     why: str
 
 
-Event = CommitRead | CoverageRead | CommitAnswered | InsertAnswered | StampsRead | ReadFailed
+Event = (
+    CommitRead
+    | CoverageRead
+    | CommitAnswered
+    | InsertAnswered
+    | StampsRead
+    | TopicRead
+    | Sifted
+    | Isolated
+    | LettersWritten
+    | Restored
+    | ReadFailed
+)
 
 
 # --- commands -------------------------------------------------------------------------------
@@ -106,7 +158,8 @@ class SendCommit:
 
 @dataclass(frozen=True, slots=True)
 class SendInsert:
-    """`deadline`: on the clock of `Now.seconds`, to be looked at right before the send.
+    """`batch` is what is sent, without bad rows; the token names what was announced.
+    `deadline`: on the clock of `Now.seconds`, to be looked at right before the send.
     `first_attempt_ms`: no attempt was made before it, None on the batch's first attempt."""
 
     batch: Batch
@@ -117,8 +170,55 @@ class SendInsert:
 
 @dataclass(frozen=True, slots=True)
 class ReadStamps:
+    """`since_ms`: when the batch was announced first, epoch milliseconds."""
+
     batch: Batch
     epoch: int
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTopic:
+    """Ask for the topic's id until there is an answer: only records that were read before it are
+    surely its own. `asked`: the metadata of the prepare that it goes with."""
+
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sift:
+    """Leave of a range that was read again what is missing: the lines that do not fall into the
+    ClickHouse partitions `landed`; with `by_ids` those whose id is not in the table."""
+
+    batch: Batch
+    landed: frozenset[str]
+    by_ids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Isolate:
+    """Find the lines that cannot be inserted. `refusal`: what ClickHouse said, empty before any
+    attempt; `landed_epoch`: the stamp under which they may be in the table, None where they
+    cannot."""
+
+    batch: Batch
+    refusal: str
+    landed_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLetters:
+    letters: tuple[Letter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """From the table's rows of `[first, end)`: write what lines the ledger lacks, add their part of
+    the sessions once more, and rebuild the summed tables of these ClickHouse partitions."""
+
+    first: int
+    end: int
+    partitions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +237,18 @@ class Report:
     batch: Batch | None = None
 
 
-Command = ReadCommit | ReadCoverage | Fetch | SendCommit | SendInsert | ReadStamps | Rejoin | Report
+Command = (
+    ReadCommit
+    | ReadCoverage
+    | ReadStamps
+    | ReadTopic
+    | Fetch
+    | SendCommit
+    | SendInsert
+    | Sift
+    | Isolate
+    | WriteLetters
+    | Restore
+    | Rejoin
+    | Report
+)

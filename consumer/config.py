@@ -28,6 +28,7 @@ class ConsumerSettings:
     admin_host: str
     admin_port: int
     stop_seconds: float
+    restore_seconds: float
     log_level: str
     log_format: str
 
@@ -68,6 +69,8 @@ def consumer_settings(values: Values) -> ConsumerSettings:
             insert_deadline_seconds=deadline_seconds,
             insert_max_seconds=values.number("INSERT_MAX_SECONDS"),
             commit_timeout_seconds=commit_seconds,
+            bad_share=values.number("BAD_SHARE"),
+            bad_window_rows=values.integer("BAD_WINDOW_ROWS"),
         ),
         shares=Shares(
             buffer_bytes=buffer_bytes,
@@ -80,6 +83,7 @@ def consumer_settings(values: Values) -> ConsumerSettings:
         admin_host=values.text("ADMIN_HOST"),
         admin_port=values.integer("ADMIN_PORT"),
         stop_seconds=values.number("STOP_SECONDS"),
+        restore_seconds=values.number("RESTORE_SECONDS"),
         log_level=values.text("LOG_LEVEL"),
         log_format=values.text("LOG_FORMAT"),
     )

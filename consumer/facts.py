@@ -19,6 +19,11 @@ from schemas.logs import fact
 log = logging.getLogger("consumer")
 
 _LOOK_SECONDS = 1.0
+_SAID = {
+    "refused": "ClickHouse refuses a batch for its content",
+    "unexplained": "ClickHouse refuses a batch, and none of its lines explains it",
+    "uneven": "ClickHouse read another number of rows than lines were sent",
+}
 
 
 class Facts:
@@ -57,11 +62,28 @@ class Facts:
             case "planned again":
                 self._metrics.planned_again.inc()
                 fact(log, logging.WARNING, "past the deadline: planning again", partition=number)
-            case "refused" if batch is not None:
+            case "refused" | "unexplained" | "uneven" if batch is not None:
+                level = logging.ERROR if report.what == "unexplained" else logging.WARNING
                 fact(
-                    log, logging.ERROR, "ClickHouse refuses a batch for its content",
-                    partition=number, first=batch.first, end=batch.end, why=report.why,
+                    log, level, _SAID[report.what], partition=number, first=batch.first,
+                    end=batch.end, why=report.why,
                 )  # fmt: skip
+            case "set aside":
+                self._metrics.dead_letters.labels(report.why).inc()
+                fact(log, logging.WARNING, "event set aside", partition=number, reason=report.why)
+            case "in doubt":
+                self._metrics.doubts.inc()
+                fact(log, logging.WARNING, "a batch is in doubt", partition=number, why=report.why)
+            case "mending":
+                fact(log, logging.WARNING, "mending", partition=number, why=report.why)
+            case "mended":
+                self._metrics.mends.inc()
+                fact(log, logging.INFO, "mended", partition=number, what=report.why)
+            case "lost":
+                self._metrics.lost_ranges.inc()
+                fact(log, logging.ERROR, "records are lost", partition=number, why=report.why)
+            case "put off":
+                fact(log, logging.WARNING, "will try again", partition=number, why=report.why)
             case what:
                 fact(log, logging.DEBUG, f"insert {what}", partition=number, why=report.why)
 

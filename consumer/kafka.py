@@ -97,20 +97,28 @@ def connection(settings: ConsumerSettings) -> dict[str, Any]:
     }
 
 
-def topic_identity(settings: ConsumerSettings) -> tuple[str, str]:
+def topic_identity(settings: ConsumerSettings, admin: AdminClient | None = None) -> tuple[str, str]:
     """(cluster id, topic id). Raises LogError with what to do when there is no such topic."""
-    admin, topic = AdminClient(connection(settings), logger=_library_log), settings.kafka_topic
+    if admin is None:
+        admin = AdminClient(connection(settings), logger=_library_log)
+    topic = settings.kafka_topic
     try:
         cluster = admin.list_topics(timeout=_CALL_SECONDS)
         cluster_id = cluster.cluster_id or ""
         if topic not in cluster.topics:
             raise LogError(f"topic {topic!r} does not exist: create it, or set KAFKA_TOPIC")
-        found = admin.describe_topics(TopicCollection([topic]), request_timeout=_CALL_SECONDS)
-        return cluster_id, str(found[topic].result().topic_id)
     except KafkaException as error:
-        code = error.args[0].code()
-        if code == KafkaError._UNSUPPORTED_FEATURE:
-            return cluster_id, f"{cluster_id}.{topic}"
+        raise LogError(f"Kafka: {error.args[0].str()}") from error
+    return cluster_id, _topic_id(admin, topic, cluster_id)
+
+
+def _topic_id(admin: AdminClient, topic: str, cluster_id: str) -> str:
+    try:
+        found = admin.describe_topics(TopicCollection([topic]), request_timeout=_CALL_SECONDS)
+        return str(found[topic].result().topic_id)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+            return f"{cluster_id}.{topic}"
         raise LogError(f"Kafka: {error.args[0].str()}") from error
 
 
@@ -123,6 +131,7 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         self._listener: Listener | None = None
         self._identity = ("", "")
+        self._admin = AdminClient(connection(settings), logger=_library_log)
         self._owned: dict[int, int] = {}  # partition -> where reading goes on, as far as known
         self._paused: set[int] = set()
         self._messages = _LEAST_MESSAGES
@@ -136,7 +145,7 @@ class KafkaLog:
         self._broken = None
         self._owned.clear()
         self._paused.clear()
-        self._identity = topic_identity(self._settings)
+        self._identity = topic_identity(self._settings, self._admin)
         session_ms = int(self._settings.session_timeout_seconds * 1000)
         self._consumer = Consumer(
             {
@@ -178,6 +187,12 @@ class KafkaLog:
     def source(self, partition: int) -> Source:
         cluster, topic_id = self._identity
         return Source(cluster, self._topic, topic_id, partition)
+
+    def topic_id(self) -> str:
+        return _topic_id(self._admin, self._topic, self._identity[0])
+
+    def made_again(self, topic_id: str) -> bool:
+        return topic_id not in ("", self._identity[1])
 
     # --- records -----------------------------------------------------------------------------
 

@@ -4,6 +4,10 @@ Every commit of ours carries one line of text in Kafka's commit metadata:
 
     penstock1:open:EPOCH:VERSION:TOPIC_ID:TIME:CRC                          nothing is being written
     penstock1:intent:END:COUNT:DIGEST:EPOCH:VERSION:TOPIC_ID:TIME:SENT:CRC  [offset, END) is
+    penstock1:mend:END:EPOCH:VERSION:TOPIC_ID:TIME:SENT:CRC                 [offset, END) is mended
+
+An intent is replayed. A mend is not: what it inserts depends on what it found in the table, so
+whoever finds its mark waits, looks at the table and does it again.
 
 A replay announces the same intent again. SENT alone tells the two commits apart: without it an
 owner that looks whether its own was applied would take the one before it for it.
@@ -35,6 +39,7 @@ _INTENT = re.compile(
     rf"{_MARK}:intent:(\d+):(\d+):([0-9a-f]{{16}}):(\d+):(\d+):({_ID}):(\d+):(\d+)"
     r":([0-9a-f]{8})"
 )
+_MEND = re.compile(rf"{_MARK}:mend:(\d+):(\d+):(\d+):({_ID}):(\d+):(\d+):([0-9a-f]{{8}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,32 @@ class Intent:
         )
 
 
-def encode(offset: int, note: Open | Intent) -> str:
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """`[first, end)` is being mended: what is missing is inserted under `epoch`, and the views are
+    restored. Times as an intent's."""
+
+    first: int
+    end: int
+    epoch: int
+    version: int
+    topic_id: str
+    time_ms: int
+    sent_ms: int = field(default=0, compare=False)
+
+
+Note = Open | Intent | Mark
+
+
+def encode(offset: int, note: Note) -> str:
     """The metadata for a commit at `offset`."""
     if isinstance(note, Open):
         text = f"{_MARK}:open:{note.epoch}:{note.version}:{note.topic_id}:{note.time_ms}"
+    elif isinstance(note, Mark):
+        text = (
+            f"{_MARK}:mend:{note.end}:{note.epoch}:{note.version}:{note.topic_id}"
+            f":{note.time_ms}:{note.sent_ms}"
+        )
     else:
         text = (
             f"{_MARK}:intent:{note.end}:{note.count}:{note.digest}:{note.epoch}"
@@ -94,7 +121,7 @@ def encode(offset: int, note: Open | Intent) -> str:
     return f"{text}:{_checksum(offset, text)}"
 
 
-def decode(offset: int, metadata: str | None) -> Open | Intent | None:
+def decode(offset: int, metadata: str | None) -> Note | None:
     """What a commit says, or None where it is not one of ours."""
     if not metadata or len(metadata) > _LONGEST:
         return None
@@ -112,11 +139,19 @@ def decode(offset: int, metadata: str | None) -> Open | Intent | None:
             offset, int(end), int(count), digest, int(epoch), int(version), topic_id,
             int(time_ms), int(sent_ms),
         )  # fmt: skip
+    if found := _MEND.fullmatch(metadata):
+        end, epoch, version, topic_id, time_ms, sent_ms, _ = found.groups()
+        if int(end) <= offset:
+            return None
+        return Mark(
+            offset, int(end), int(epoch), int(version), topic_id, int(time_ms), int(sent_ms)
+        )
     return None
 
 
 def token(source: Source, batch: Batch, epoch: int) -> str:
-    """The insert's deduplication token, which the landing view splits into the rows' stamp."""
+    """The insert's deduplication token, which the landing view splits into the rows' stamp. `batch`
+    is the announced one, also where bad rows were taken out of its text since."""
     return (
         f"{source.cluster}:{source.topic_id}:{source.partition}:{batch.first}-{batch.end}"
         f":{batch.rows}:{batch.digest}:{epoch}:{source.topic}"

@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from schemas.record import REASONS
 from schemas.version import penstock_version
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -29,7 +30,6 @@ INSERT_ERRORS = ("unsent", "failed", "refused", "restarted")
 COMMIT_ERRORS = ("try again", "fenced", "lost")
 BATCHES = ("inserted", "replayed")
 REBALANCES = ("assigned", "revoked", "lost", "rejoined")
-DEAD_LETTERS = ("refused",)
 
 
 class Metrics:
@@ -70,7 +70,10 @@ class Metrics:
             _FRESHNESS_SECONDS,
         )
         self.rebalances = counter("rebalances", "changes of the assignment", "kind", REBALANCES)
-        self.dead_letters = counter("dead_letters", "events set aside", "reason", DEAD_LETTERS)
+        self.dead_letters = counter("dead_letters", "events set aside", "reason", REASONS)
+        self.doubts = counter("doubts", "batches that their token could not settle")
+        self.mends = counter("mends", "ranges of offsets that were mended after a doubt")
+        self.lost_ranges = counter("lost_ranges", "ranges that left the log before they were read")
         self.commit_duration = histogram(
             "commit_duration_seconds", "from a commit's send to its answer", _SECONDS
         )

@@ -9,22 +9,38 @@ One batch and one commit are in flight. A batch `[first, end)` goes through
     commit     commit(end, open), or with the next      COMMITTING   (or PREPARING of the next)
                batch's intent: one commit for both
 
+a batch that is refused for its content goes, on its way,
+
+    isolate    find the lines that cannot be inserted   ISOLATING
+    set aside  dead letters, acknowledged by Kafka      SETTING_ASIDE
+    insert     the other lines, under the same token    INSERTING
+
 and an assignment begins with
 
     read Kafka's commit and the table, make a plan      PLANNING
     let every older insert end, where it says so        WAITING
     replay what may have landed, then read on           READING
 
+or, where the token cannot settle it, with a mend, piece by piece, before reading goes on:
+
+    read a piece again                                  READING
+    leave what is missing of it                         SIFTING
+    prepare (the mend's mark), insert, check            as a batch, under a new epoch
+    at the end bring the views up to the table          RESTORING
+
 The rules that keep it exact, each where it is enforced:
 
-- nothing is sent to ClickHouse without a prepare of our own, answered since this assignment
-  (`_answered`), also for a replay;
+- nothing is sent to ClickHouse without a prepare of our own, answered since this assignment, and
+  without having heard the topic's id since the batch was read (`_go`), also for a replay, a mend;
 - the deadline counts from the *send* of the prepare (`_send_commit`) and is looked at before every
   send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
-- a replay keeps its range, its digest and its original time (`_launch`);
+- a replay keeps its range, its digest and its original time (`_launch`, `_prepare`);
+- a bad row never changes the range or the token (`_set_aside`);
 - a commit whose outcome is unknown means leaving the group (`Rejoin`), never a guess;
 - after an attempt that was not cleanly answered, and a replay is one, an answer is believed only
-  when the stamps agree (`_check`).
+  when the stamps agree (`_check`); where they do not, the range is in doubt (`_doubted`);
+- a mend is planned only from what was read after the wait (`_read_commit`), is announced by a mark
+  at its first offset until its end, and is never replayed.
 
 Rows read while a batch is in flight fill the next one. On revocation the owner drops this object:
 whatever it had read is read again by the next owner. Only an unanswered commit (`outstanding`) must
@@ -37,7 +53,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from consumer.batch import Batch, Filling, Records
+from consumer.batch import Batch, Filling, Letter, Records
 from consumer.commands import (
     Answer,
     Command,
@@ -47,44 +63,64 @@ from consumer.commands import (
     Event,
     Fetch,
     InsertAnswered,
+    Isolate,
+    Isolated,
+    LettersWritten,
     Outcome,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
     ReadStamps,
+    ReadTopic,
     Rejoin,
     Report,
+    Restore,
+    Restored,
     SendCommit,
     SendInsert,
+    Sift,
+    Sifted,
     StampsRead,
+    TopicRead,
+    WriteLetters,
 )
-from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode, token
-from consumer.recovery import Commit, Coverage, Halt, Replay, Wait, judge, plan
+from consumer.ledger import ROWS_VERSION, Intent, Mark, Open, Source, encode, token
+from consumer.mending import Mending
+from consumer.recovery import Commit, Coverage, Halt, Mend, Replay, Segment, Wait, judge, plan
 from consumer.retry import Backoff
+from consumer.share import BadShare
 
 
 class Phase(Enum):
+    """Values are what health and logs say."""
+
     PLANNING = "planning"
     WAITING = "waiting"
     READING = "reading"
     PREPARING = "preparing"
     INSERTING = "inserting"
+    ISOLATING = "isolating"
+    SETTING_ASIDE = "setting aside"
     BACKING_OFF = "backing off"
     CHECKING = "checking"
     COMMITTING = "committing"
+    SIFTING = "sifting"
+    RESTORING = "restoring"
     HALTED = "halted"
     LEAVING = "leaving"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What closes a batch, and the deadlines. Seconds and bytes."""
+    """What closes a batch, the deadlines, and how many bad events are too many. Seconds, bytes."""
 
     batch_rows: int
     batch_bytes: int
     insert_deadline_seconds: float
     insert_max_seconds: float
     commit_timeout_seconds: float
+    bad_share: float = 0.1
+    bad_window_rows: int = 1000
     retry: Backoff = field(default_factory=Backoff)
     refusal: Backoff = field(default_factory=lambda: Backoff(1.0, 60.0))
 
@@ -100,15 +136,25 @@ class Now:
 
 @dataclass(slots=True)
 class _Flight:
-    """The batch in flight: its intent, and what has been tried. `batch` None: only a commit."""
+    """What is in flight, and what has been tried of it.
+
+    `batch` is what was announced (None: only a commit, or a restore), `body` what is sent of it:
+    without `letters`, the lines that were set aside. `identified`: the topic was seen to be the
+    same since the batch was read.
+    """
 
     batch: Batch | None
-    intent: Intent | None
+    note: Intent | Mark | None
+    body: Batch | None = None
     replayed: bool = False
+    identified: bool = False
     deadline: float = 0.0
     attempts: int = 0
     first_attempt_ms: int | None = None
     unclean: bool = False
+    looked_through: bool = False
+    refusal: str = ""
+    letters: tuple[Letter, ...] = ()
 
 
 @dataclass(slots=True)
@@ -119,6 +165,19 @@ class _Sent:
     metadata: str
     first_at: float
     answered: bool = False
+
+
+# Phases that wait for something that was asked for, and may be asked for again.
+_ASKING = frozenset(
+    {
+        Phase.PLANNING,
+        Phase.CHECKING,
+        Phase.ISOLATING,
+        Phase.SETTING_ASIDE,
+        Phase.SIFTING,
+        Phase.RESTORING,
+    }
+)
 
 
 class Partition:
@@ -144,6 +203,12 @@ class Partition:
         self._again_at: float | None = None  # when the phase's step is to be tried again
         self._failures = 0
         self._stopping = False
+        self._waited = False  # commit and table were read after every older insert was over
+        self._doubt = ""
+        self._mending: Mending | None = None
+        self._sifting: Sift | None = None
+        self._writing: WriteLetters | None = None
+        self._share = BadShare(limits.bad_share, limits.bad_window_rows)
         self.read_so_far = (0, 0)  # events and bytes taken since the assignment began
 
     # --- what others may know ----------------------------------------------------------------
@@ -172,6 +237,8 @@ class Partition:
     @property
     def landed_to(self) -> int | None:
         """The first offset not known to have landed, None while there is no plan."""
+        if self._mending is not None:
+            return self._mending.mend.first
         if self._filling is None:
             return None
         if self._flight is not None and self._flight.batch is not None:
@@ -185,9 +252,15 @@ class Partition:
 
     @property
     def replaying(self) -> bool:
-        """A replay's range is still being read, and nothing can be sent before it is whole: it
-        must not be paused."""
-        return bool(self._replays) and not self._ready
+        """The range of a replay or of a mend's piece is still being read, and nothing can be sent
+        before it is whole: it must not be paused."""
+        piece = self._segment is not None and self._filling is not None
+        return piece or (bool(self._replays) and not self._ready)
+
+    @property
+    def _segment(self) -> Segment | None:
+        """The segment of a mend that is read now, instead of what follows the last batch."""
+        return None if self._mending is None else self._mending.segment
 
     @property
     def wants_records(self) -> bool:
@@ -220,11 +293,8 @@ class Partition:
     # --- the life ----------------------------------------------------------------------------
 
     def begin(self, commit: Commit, now: Now) -> list[Command]:
-        """Plan from Kafka's commit: at assignment, and again past a deadline."""
-        self._commit = commit
-        self._again_at = None
-        self.phase = Phase.PLANNING
-        return self._read_coverage()
+        """Plan from Kafka's commit, which was read at the assignment."""
+        return self._look_at(commit)
 
     def on(self, event: Event, now: Now) -> list[Command]:
         """An answer. One that no step waits for any more is dropped."""
@@ -234,22 +304,33 @@ class Partition:
                 if sent is not None and not sent.answered:
                     return self._rejoin(event.why)
             return []
-        match event:
-            case CommitRead(commit) if self.phase is Phase.PLANNING:
-                return self.begin(commit, now)
-            case CoverageRead(coverage) if self.phase is Phase.PLANNING:
-                return self._plan(coverage, now)
-            case CommitAnswered():
+        match event, self.phase:
+            case CommitAnswered(), _:
                 return self._answered(event, now)
-            case InsertAnswered() if self.phase is Phase.INSERTING:
+            case TopicRead(topic_id, asked), _:
+                return self._identified(topic_id, asked, now)
+            case CommitRead(commit), Phase.PLANNING:
+                return self._look_at(commit)
+            case CoverageRead(coverage), Phase.PLANNING:
+                return self._plan(coverage, now)
+            case InsertAnswered(), Phase.INSERTING:
                 return self._inserted(event, now)
-            case StampsRead(missing) if self.phase is Phase.CHECKING:
-                return self._checked(missing, now)
-            case ReadFailed() if self.phase in (Phase.PLANNING, Phase.CHECKING):
+            case StampsRead(), Phase.CHECKING:
+                return self._checked(event, now)
+            case Isolated(letters), Phase.ISOLATING:
+                return self._isolated(letters, now)
+            case LettersWritten(), Phase.SETTING_ASIDE:
+                return self._set_aside(now)
+            case Sifted(), Phase.SIFTING:
+                return self._sifted(event, now)
+            case Restored(), Phase.RESTORING:
+                return self._mended(now)
+            case ReadFailed(why), phase if phase in _ASKING:
                 self._failures += 1
                 self._again_at = now.seconds + self._limits.retry.seconds(
                     self._failures, now.chance
                 )
+                return [Report("put off", f"{phase.value}: {why}")]
         return []
 
     def records(self, records: Records, now: Now) -> list[Command]:
@@ -259,22 +340,18 @@ class Partition:
         rest: Records | None = records
         if records.offsets and records.offsets[0] < self._filling.position:
             _, rest = records.split(self._filling.position)
+        if self._segment is not None and rest is not None:
+            return self._piece(self._segment, self._filling, rest, now)
         while rest is not None and self._replays:
             replay = self._replays[0]
             part, rest = rest.split(replay.end)
             self._take(self._filling, part, now)
             if self._filling.position >= replay.end:
                 self._replays.popleft()
-                why = self._close(replay)
-                if why:
-                    return self._halt(why)
+                self._close(replay)
         if rest is not None:
             self._take(self._filling, rest, now)
-            full = (
-                self._filling.rows >= self._limits.batch_rows
-                or self._filling.size_bytes >= self._limits.batch_bytes
-            )
-            if full:
+            if self._full(self._filling):
                 self._close(None)
         return self._launch(now)
 
@@ -287,11 +364,18 @@ class Partition:
         elif self._again_at is not None and now.seconds >= self._again_at:
             self._again_at = None
             return self._again(now)
+        elif (
+            self.phase is Phase.PREPARING
+            and sent is None
+            and self._flight is not None
+            and now.seconds >= self._flight.deadline
+        ):
+            return self._insert(now)  # the topic's id was not heard in time
         if self.phase is Phase.WAITING and now.seconds >= self._quiet_at:
-            self.phase = Phase.PLANNING
-            return [ReadCommit()]  # and then the table: neither is believed from before the wait
+            return self._read_commit(now)
         if (
             self.phase is Phase.READING
+            and self._segment is None
             and self._filling is not None
             and not self._filling.empty
             and not self._ready
@@ -308,42 +392,151 @@ class Partition:
 
     # --- planning ----------------------------------------------------------------------------
 
-    def _read_coverage(self) -> list[Command]:
-        assert self._commit is not None
-        judgement = judge(self._commit, self.source.topic_id)
+    def _read_commit(self, now: Now) -> list[Command]:
+        """And then the table. After the wait neither is believed from before it."""
+        self.phase = Phase.PLANNING
+        self._again_at = None
+        self._waited = now.seconds >= self._quiet_at
+        return [ReadCommit()]
+
+    def _look_at(self, commit: Commit) -> list[Command]:
+        self._commit = commit
+        self._again_at = None
+        self.phase = Phase.PLANNING
+        judgement = judge(commit, self.source.topic_id)
         note = judgement.note
         since = note.time_ms if isinstance(note, Intent) else None
-        return [ReadCoverage(judgement.start, since, whole=note is None)]
+        return [ReadCoverage(judgement.start, since, whole=note is None or self._waited)]
 
     def _plan(self, coverage: Coverage, now: Now) -> list[Command]:
         assert self._commit is not None
         self._failures, self._again_at = 0, None
         judgement = judge(self._commit, self.source.topic_id)
-        waited = now.seconds >= self._quiet_at
-        found = plan(judgement, self._commit, coverage, now.ms, waited=waited)
-        if isinstance(found, Wait):
-            self.phase = Phase.WAITING
-            return [Report("waiting", found.why)]
-        if isinstance(found, Halt):
-            return self._halt(found.why)
+        found = plan(
+            judgement, self._commit, coverage, now.ms, waited=self._waited, doubt=self._doubt
+        )
+        match found:
+            case Wait(why):
+                self.phase = Phase.WAITING
+                return [Report("waiting", why)]
+            case Halt(why):
+                return self._halt(why)
+            case Mend():
+                self._planned_at = now.seconds
+                return [*_told_lost(found.lost), *self._mend(found, now)]
         self.phase = Phase.READING
         self._planned_at = now.seconds
         self._epoch = found.epoch
+        self._doubt = ""
         self._replays = deque(found.replays)
         first = found.replays[0].first if found.replays else found.offset
         self._filling = Filling(first)
-        commands: list[Command] = [Fetch(first)]
-        if judgement.note is None and not found.replays:
+        commands: list[Command] = [*_told_lost(found.lost), Fetch(first)]
+        if (judgement.note is None or found.lost) and not found.replays:
             # Makes the partition ours: from here on nobody has to wait or guess.
             commands += self._commit_open(found.offset, now)
         return commands
 
-    def _again_from_commit(self) -> list[Command]:
+    def _again_from_commit(self, now: Now) -> list[Command]:
         """Past a deadline: forget what is in flight and buffered, and plan from Kafka's commit."""
         self._forget()
         self._sent = None
-        self.phase = Phase.PLANNING
-        return [Report("planned again"), ReadCommit()]
+        return [Report("planned again"), *self._read_commit(now)]
+
+    def _doubted(self, why: str, now: Now) -> list[Command]:
+        """The token cannot settle what is open: mend it, once every older insert is over."""
+        self._forget()
+        self._doubt = why
+        if now.seconds >= self._quiet_at:
+            return [Report("in doubt", why), *self._read_commit(now)]
+        self.phase = Phase.WAITING
+        return [Report("in doubt", why), Report("waiting", why)]
+
+    # --- a mend ------------------------------------------------------------------------------
+
+    def _mend(self, mend: Mend, now: Now) -> list[Command]:
+        self._mending = Mending(mend)
+        report = Report("mending", f"[{mend.first}, {mend.end}): {mend.why}")
+        return [report, *self._next_piece(now)]
+
+    def _next_piece(self, now: Now) -> list[Command]:
+        assert self._mending is not None
+        self._flight = None
+        self.phase = Phase.READING
+        if self._stopping:
+            return []
+        if self._segment is None:
+            return self._restore(now)
+        self._filling = Filling(self._mending.position)
+        return [Fetch(self._mending.position)]
+
+    def _piece(
+        self, segment: Segment, filling: Filling, records: Records, now: Now
+    ) -> list[Command]:
+        """Read on in a segment; a piece of it is whole at its end, or, where nothing of it landed,
+        at a batch's size. What was fetched past that is fetched again."""
+        assert self._mending is not None
+        part, _ = records.split(segment.end)
+        self._take(filling, part, now)
+        cut = not segment.landed and self._full(filling)
+        if filling.position < segment.end and not cut:
+            return []
+        batch = filling.close()
+        self._filling = None
+        self._mending.read_to(batch.end)
+        if not batch.rows:
+            return self._next_piece(now)
+        if not segment.touched:
+            return self._prepare_piece(batch, now)
+        self._sifting = Sift(batch, segment.landed, self._mending.mend.by_ids)
+        self.phase = Phase.SIFTING
+        return [self._sifting]
+
+    def _sifted(self, event: Sifted, now: Now) -> list[Command]:
+        assert self._mending is not None
+        self._failures, self._again_at, self._sifting = 0, None, None
+        self._mending.touched |= event.partitions
+        if event.missing is None:
+            return self._next_piece(now)
+        return self._prepare_piece(event.missing, now)
+
+    def _prepare_piece(self, batch: Batch, now: Now) -> list[Command]:
+        return self._announce(_Flight(batch, self._mark(now), body=batch), now)
+
+    def _mark(self, now: Now) -> Mark:
+        assert self._mending is not None
+        mend = self._mending.mend
+        return Mark(
+            first=mend.first,
+            end=mend.end,
+            epoch=mend.epoch,
+            version=ROWS_VERSION,
+            topic_id=self.source.topic_id,
+            time_ms=now.ms,
+            sent_ms=now.ms,
+        )
+
+    def _restore(self, now: Now) -> list[Command]:
+        """Announced as well: whoever finds the mark restores again."""
+        assert self._mending is not None
+        if not self._mending.touched:
+            return self._mended(now)
+        return self._announce(_Flight(None, self._mark(now)), now)
+
+    def _mended(self, now: Now) -> list[Command]:
+        assert self._mending is not None
+        mend = self._mending.mend
+        self._failures, self._again_at = 0, None
+        self._mending, self._doubt = None, ""
+        self._epoch = max(self._epoch, mend.epoch)
+        commands = [
+            Report("mended", f"[{mend.first}, {mend.end})"),
+            *self._commit_open(mend.end, now),
+        ]
+        if self._filling is None:
+            self._filling = Filling(mend.end)
+            commands.append(Fetch(mend.end))
+        return commands
 
     # --- a batch's way -----------------------------------------------------------------------
 
@@ -355,33 +548,29 @@ class Partition:
             self.read_so_far[1] + filling.size_bytes - size_bytes,
         )
 
-    def _close(self, replay: Replay | None) -> str | None:
-        """Close what fills. For a replay: what is wrong with the text that was read, or None."""
+    def _full(self, filling: Filling) -> bool:
+        return (
+            filling.rows >= self._limits.batch_rows
+            or filling.size_bytes >= self._limits.batch_bytes
+        )
+
+    def _close(self, replay: Replay | None) -> None:
         assert self._filling is not None
         batch = self._filling.close()
         self._filling = Filling(batch.end)
-        if replay is not None and (
-            batch.end != replay.end
-            or replay.count not in (None, batch.rows)
-            or replay.digest not in (None, batch.digest)
-        ):
-            return (
-                f"[{replay.first}, {replay.end}) reads as {batch.rows} rows of digest "
-                f"{batch.digest}, not as announced ({replay.count}, {replay.digest}): "
-                "the range needs to be reconciled"
-            )
         self._ready.append((batch, replay))
-        return None
 
     def _launch(self, now: Now) -> list[Command]:
         """Prepare the next closed batch, if nothing is in flight."""
         if self.phase is not Phase.READING or self._stopping or not self._ready:
             return []
         batch, replay = self._ready[0]
-        if replay is not None and now.seconds - self._planned_at > (
-            self._limits.insert_deadline_seconds
-        ):
-            return self._again_from_commit()  # what the plan knew of the windows is stale
+        if replay is not None:
+            if now.seconds - self._planned_at > self._limits.insert_deadline_seconds:
+                return self._again_from_commit(now)  # what the plan knew of the windows is stale
+            why = _mismatch(batch, replay)
+            if why:
+                return self._doubted(why, now)
         self._ready.popleft()
         if batch.rows == 0:
             return self._commit_open(batch.end, now)
@@ -399,13 +588,22 @@ class Partition:
             time_ms=now.ms if replay is None else replay.time_ms,
             sent_ms=now.ms,
         )
-        self._flight = _Flight(batch, intent)
+        flight = _Flight(batch, intent, body=batch)
         if replay is not None:
             # It was tried before, by whoever announced it: an "ok" is not believed by itself.
-            self._flight.replayed = self._flight.unclean = True
-            self._flight.first_attempt_ms = replay.time_ms
+            flight.replayed = flight.unclean = True
+            flight.first_attempt_ms = replay.time_ms
+        return self._announce(flight, now)
+
+    def _announce(self, flight: _Flight, now: Now) -> list[Command]:
+        """Prepare. Meanwhile the topic's id is asked for: records that were read before the answer
+        are its own, and not those of a topic that was made again under its name."""
+        assert flight.note is not None
+        self._flight = flight
         self.phase = Phase.PREPARING
-        return self._send_commit(batch.first, encode(batch.first, intent), now)
+        metadata = encode(flight.note.first, flight.note)
+        commands = self._send_commit(flight.note.first, metadata, now)
+        return [*commands, ReadTopic(metadata)]
 
     def _commit_open(self, offset: int, now: Now) -> list[Command]:
         note = Open(self._epoch, ROWS_VERSION, self.source.topic_id, now.ms)
@@ -436,10 +634,37 @@ class Partition:
         self._failures = 0
         self._sent = None
         if self.phase is Phase.PREPARING:
-            return [] if self._stopping else self._insert(now)
+            return self._go(now)
         self._flight = None
         self.phase = Phase.READING
         return self._launch(now)
+
+    def _identified(self, topic_id: str, asked: str, now: Now) -> list[Command]:
+        flight = self._flight
+        if flight is None or flight.note is None or asked != encode(flight.note.first, flight.note):
+            return []
+        if topic_id != self.source.topic_id:
+            return self._rejoin("the topic was deleted and made again")
+        flight.identified = True
+        return self._go(now)
+
+    def _go(self, now: Now) -> list[Command]:
+        """Write, once the prepare is answered and the topic is known to be the same."""
+        flight = self._flight
+        assert flight is not None
+        if self.phase is not Phase.PREPARING or self._sent is not None or not flight.identified:
+            return []
+        if self._stopping:
+            return []
+        if flight.batch is not None:
+            return self._insert(now)
+        assert self._mending is not None
+        self.phase = Phase.RESTORING
+        return [self._restoring(self._mending)]
+
+    def _restoring(self, mending: Mending) -> Restore:
+        mend = mending.mend
+        return Restore(mend.first, mend.end, frozenset(mending.touched))
 
     def _settle(self, event: CommitAnswered) -> _Sent | None:
         """The commit that this answers; None for a stale answer. One that is lost stays
@@ -453,13 +678,15 @@ class Partition:
     def _insert(self, now: Now) -> list[Command]:
         flight = self._flight
         assert flight is not None
-        assert flight.batch is not None
-        assert flight.intent is not None
         if now.seconds >= flight.deadline:
-            if flight.first_attempt_ms is None and not flight.replayed:
-                # Nothing was ever sent under this intent: announce the same range anew.
-                return self._prepare(flight.batch, None, now)
-            return self._again_from_commit()
+            return self._past_the_deadline(flight, now)
+        assert flight.batch is not None
+        assert flight.body is not None
+        assert flight.note is not None
+        if flight.body.suspect and not flight.looked_through:
+            return self._isolate("", now)
+        if not flight.body.rows:  # every line was set aside
+            return self._landed(now)
         self.phase = Phase.INSERTING
         flight.attempts += 1
         # An insert sent at the deadline may run for so long, even if we forget it.
@@ -469,57 +696,155 @@ class Partition:
             flight.first_attempt_ms = now.ms
         return [
             SendInsert(
-                flight.batch,
-                token(self.source, flight.batch, flight.intent.epoch),
+                flight.body,
+                token(self.source, flight.batch, flight.note.epoch),
                 flight.deadline,
                 first_attempt_ms,
             )
         ]
 
+    def _past_the_deadline(self, flight: _Flight, now: Now) -> list[Command]:
+        if flight.first_attempt_ms is None and not flight.replayed:
+            # Nothing was ever sent under this intent: announce the same range anew.
+            if flight.batch is None:
+                return self._restore(now)
+            if self._mending is not None:
+                return self._prepare_piece(flight.batch, now)
+            return self._prepare(flight.batch, None, now)
+        return self._again_from_commit(now)
+
     def _inserted(self, event: InsertAnswered, now: Now) -> list[Command]:
         flight = self._flight
         assert flight is not None
         assert flight.batch is not None
+        assert flight.body is not None
         if event.outcome is Outcome.LANDED:
+            if event.rows is not None and event.rows != flight.body.rows:
+                why = f"{flight.body.rows} lines were sent, ClickHouse read {event.rows} rows"
+                flight.unclean = True
+                return [Report("uneven", why, flight.batch), *self._check()]
             return self._check() if flight.unclean else self._landed(now)
         if event.outcome is Outcome.RESTARTED:
-            return self._halt(f"{event.why}: [{flight.batch.first}, {flight.batch.end}) needs to "
-                              "be reconciled")  # fmt: skip
+            return self._doubted(event.why, now)
         if event.outcome is not Outcome.UNSENT:
             flight.unclean = True
         elif not flight.unclean:
             flight.first_attempt_ms = None  # the server has never seen it
-        self.phase = Phase.BACKING_OFF
-        backoff = self._limits.refusal if event.outcome is Outcome.REFUSED else self._limits.retry
-        self._again_at = now.seconds + backoff.seconds(flight.attempts, now.chance)
-        return [Report(event.outcome.value, event.why, flight.batch)]
+        report = Report(event.outcome.value, event.why, flight.batch)
+        if event.outcome is Outcome.REFUSED:
+            return [report, *self._isolate(event.why or "refused", now)]
+        return [report, *self._back_off(self._limits.retry, now)]
 
-    def _check(self) -> list[Command]:
+    def _back_off(self, backoff: Backoff, now: Now) -> list[Command]:
+        assert self._flight is not None
+        self.phase = Phase.BACKING_OFF
+        self._again_at = now.seconds + backoff.seconds(self._flight.attempts, now.chance)
+        return []
+
+    # --- bad rows ----------------------------------------------------------------------------
+
+    def _isolate(self, refusal: str, now: Now) -> list[Command]:
+        """Find what cannot be inserted. After a refusal it may be in the table all the same: a view
+        can throw when its source has landed."""
         flight = self._flight
         assert flight is not None
         assert flight.batch is not None
-        assert flight.intent is not None
-        self.phase = Phase.CHECKING
-        return [ReadStamps(flight.batch, flight.intent.epoch)]
+        assert flight.note is not None
+        self.phase = Phase.ISOLATING
+        flight.refusal = refusal
+        return [Isolate(flight.batch, refusal, flight.note.epoch if flight.unclean else None)]
 
-    def _checked(self, missing: frozenset[str], now: Now) -> list[Command]:
+    def _isolated(self, letters: tuple[Letter, ...], now: Now) -> list[Command]:
         flight = self._flight
         assert flight is not None
         assert flight.batch is not None
         self._failures, self._again_at = 0, None
-        if missing:
+        flight.looked_through = True
+        known = {(letter.offset, letter.line) for letter in flight.letters}
+        new = tuple(letter for letter in letters if (letter.offset, letter.line) not in known)
+        if not new:
+            if not flight.refusal:
+                return self._insert(now)
+            why = f"no line of it was found to be at fault: {flight.refusal}"
+            return [Report("unexplained", why, flight.batch),
+                    *self._back_off(self._limits.refusal, now)]  # fmt: skip
+        too_many = self._share.exceeded(flight.batch.rows, len(flight.letters) + len(new))
+        if too_many:
             return self._halt(
-                f"[{flight.batch.first}, {flight.batch.end}) was acknowledged, but ClickHouse "
-                f"partitions {', '.join(sorted(missing))} have no row of it: it needs to be "
-                "reconciled"
+                f"{too_many}: {new[0].error}. Nothing of [{flight.batch.first}, "
+                f"{flight.batch.end}) was set aside. Mend what makes or takes these events and "
+                "start the consumer again, or raise PENSTOCK_BAD_SHARE"
             )
+        flight.letters += new
+        self.phase = Phase.SETTING_ASIDE
+        self._writing = WriteLetters(new)
+        return [self._writing]
+
+    def _set_aside(self, now: Now) -> list[Command]:
+        """The letters are safe: go on with the rest of the same range, under the same token."""
+        flight = self._flight
+        assert flight is not None
+        assert flight.batch is not None
+        assert self._writing is not None
+        self._failures, self._again_at = 0, None
+        told = [
+            Report("set aside", letter.reason, flight.batch) for letter in self._writing.letters
+        ]
+        self._writing = None
+        flight.body = flight.batch.without(flight.letters)
+        return [*told, *self._insert(now)]
+
+    # --- what landed -------------------------------------------------------------------------
+
+    def _check(self) -> list[Command]:
+        flight = self._flight
+        assert flight is not None
+        assert flight.body is not None
+        assert flight.note is not None
+        self.phase = Phase.CHECKING
+        return [ReadStamps(flight.body, flight.note.epoch, flight.note.time_ms)]
+
+    def _checked(self, event: StampsRead, now: Now) -> list[Command]:
+        flight = self._flight
+        assert flight is not None
+        assert flight.batch is not None
+        self._failures, self._again_at = 0, None
+        named = f"[{flight.batch.first}, {flight.batch.end})"
+        if event.missing:
+            return self._doubted(
+                f"{named} was acknowledged, but ClickHouse partitions "
+                f"{', '.join(sorted(event.missing))} have no row of it",
+                now,
+            )
+        if not event.rebuilt:
+            return self._landed(now)
+        if self._mending is None:
+            # Its views are brought up to the table once more, before its end is committed.
+            assert flight.note is not None
+            why = f"tables were rebuilt while {named} was open"
+            self._mending = Mending(
+                Mend(
+                    flight.batch.first,
+                    flight.batch.end,
+                    flight.note.epoch,
+                    (),
+                    event.rebuilt,
+                    by_ids=False,
+                    why=why,
+                )
+            )
+        self._mending.touched |= event.rebuilt
         return self._landed(now)
 
     def _landed(self, now: Now) -> list[Command]:
         flight = self._flight
         assert flight is not None
         assert flight.batch is not None
-        report = Report("replayed" if flight.replayed else "inserted", batch=flight.batch)
+        assert flight.body is not None
+        self._share.add(flight.batch.rows, len(flight.letters))
+        report = Report("replayed" if flight.replayed else "inserted", batch=flight.body)
+        if self._mending is not None:
+            return [report, *self._next_piece(now)]
         end = flight.batch.end
         following = self._ready[0] if self._ready else None
         if (
@@ -536,13 +861,26 @@ class Partition:
 
     def _again(self, now: Now) -> list[Command]:
         """The phase's step once more, after its backoff."""
+        flight = self._flight
         match self.phase:
             case Phase.PLANNING:
-                return [ReadCommit()]
+                return self._read_commit(now)
             case Phase.CHECKING:
                 return self._check()
             case Phase.BACKING_OFF:
                 return [] if self._stopping else self._insert(now)
+            case Phase.ISOLATING:
+                assert flight is not None
+                return self._isolate(flight.refusal, now)
+            case Phase.SETTING_ASIDE:
+                assert self._writing is not None
+                return [self._writing]
+            case Phase.SIFTING:
+                assert self._sifting is not None
+                return [self._sifting]
+            case Phase.RESTORING:
+                assert self._mending is not None
+                return [self._restoring(self._mending)]
         # PREPARING or COMMITTING: the same commit, which was refused
         assert self._sent is not None
         return self._send_commit(self._sent.offset, self._sent.metadata, now)
@@ -566,4 +904,25 @@ class Partition:
         self._ready.clear()
         self._replays.clear()
         self._flight = None
+        self._mending = self._sifting = self._writing = None
         self._again_at = None
+
+
+def _mismatch(batch: Batch, replay: Replay) -> str:
+    """What is wrong with the text that was read for a replay; empty where it is the same."""
+    if (
+        batch.end == replay.end
+        and replay.count in (None, batch.rows)
+        and replay.digest in (None, batch.digest)
+    ):
+        return ""
+    return (
+        f"[{replay.first}, {replay.end}) reads as {batch.rows} rows of digest {batch.digest}, "
+        f"not as announced ({replay.count}, {replay.digest})"
+    )
+
+
+def _told_lost(lost: tuple[int, int] | None) -> list[Command]:
+    if lost is None:
+        return []
+    return [Report("lost", f"[{lost[0]}, {lost[1]}) left the log before it was read")]

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from consumer.batch import Batch, Letter, Records
-from consumer.commands import CommitAnswered, CoverageRead, InsertAnswered, ReadFailed, StampsRead
+from consumer.commands import (
+    CommitAnswered,
+    CoverageRead,
+    InsertAnswered,
+    Isolated,
+    ReadFailed,
+    Restored,
+    Sifted,
+    StampsRead,
+)
 from consumer.ledger import Source
 from consumer.recovery import Commit
 
@@ -43,6 +52,12 @@ class Log(Protocol):
     def source(self, partition: int) -> Source:
         """Where the partition's records come from."""
 
+    def topic_id(self) -> str:
+        """The topic's id as it is now, asked anew, from any thread. Raises LogError."""
+
+    def made_again(self, topic_id: str) -> bool:
+        """Whether this is another topic than the one that was joined; empty: not known."""
+
     def fetch(self, timeout_seconds: float) -> Mapping[int, Records]:
         """What has arrived, by partition. Calls the listener. Raises LogError when the member
         cannot go on and must leave."""
@@ -70,8 +85,8 @@ class DeadLetters(Protocol):
     """The dead-letter topic."""
 
     def write(self, source: Source, letters: Sequence[Letter]) -> str | None:
-        """Have all of them acknowledged by Kafka. None, or why not: then some may be there. Blocks up
-        to a deadline, from any thread, and does not raise."""
+        """Have all of them acknowledged by Kafka. None, or why not: then some may be there. Blocks
+        up to a deadline, from any thread, and does not raise."""
 
 
 class Table(Protocol):
@@ -87,5 +102,21 @@ class Table(Protocol):
     ) -> CoverageRead | ReadFailed:
         """What is stamped with an end past `offset`."""
 
-    def stamps(self, source: Source, batch: Batch, epoch: int) -> StampsRead | ReadFailed:
-        """Which ClickHouse partitions that the batch maps to have no row of it."""
+    def stamps(
+        self, source: Source, batch: Batch, epoch: int, since_ms: int
+    ) -> StampsRead | ReadFailed:
+        """Which ClickHouse partitions that the batch maps to have no row of it, and which were
+        rebuilt since then."""
+
+    def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted | ReadFailed:
+        """What is missing of the batch, by ClickHouse partition or by id."""
+
+    def isolate(
+        self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
+    ) -> Isolated | ReadFailed:
+        """The lines that cannot be inserted."""
+
+    def restore(
+        self, source: Source, first: int, end: int, partitions: frozenset[str]
+    ) -> Restored | ReadFailed:
+        """Bring ledger, sessions and sums up to the table's rows. May take minutes."""

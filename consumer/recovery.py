@@ -5,6 +5,7 @@ landed. `judge` looks at the commit alone and says how far it can be trusted:
 
     ours, nothing open           its offset is where reading goes on
     ours, an intent              the one range that may have landed in part
+    ours, a mend's mark          the same, and what was inserted depended on what was found
     foreign                      none, not ours, unreadable, moved, or of another topic id: its
                                  offset means nothing, the stamps and the log's start decide
 
@@ -12,21 +13,25 @@ landed. `judge` looks at the commit alone and says how far it can be trusted:
 still knows its token, so replaying is harmless whatever landed. *Old* is an intent that may have
 left a window by time or by entries, that another version of the rows' rules wrote, or that was
 sent to a server which has been restarted since and may have lost part of it (its deduplication log
-is written before the part, and can name parts that never appeared).
+is written before the part, and can name parts that never appeared). What cannot be replayed is
+**mended**: only what is missing is inserted, under a new epoch, and the views are restored.
 
-Before a foreign commit or an old intent is planned, every older insert must be over: the **wait**.
-An empty log over an empty table has no older inserts, so a new topic starts at once.
+Missing is decided by interval arithmetic (`_mend`). A batch `[first, end)` covers its offsets in
+each ClickHouse partition that has a stamped row of it, because a part lands whole. Between two
+boundaries of batches all offsets are covered alike; such a segment is read again, and those of its
+rows whose ClickHouse partition is not covered are missing.
 
-What this version does not do is reconcile: insert what is missing under a new epoch and build the
-views' partitions again. Where that is needed the plan is `Halt`: the partition stops, untouched.
+Before a foreign commit, an old intent or a mark is planned, every older insert must be over: the
+**wait**. An empty log over an empty table has no older inserts, so a new topic starts at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from consumer.ledger import ROWS_VERSION, Intent, Open, decode
+from consumer.ledger import ROWS_VERSION, Intent, Mark, Note, Open, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +46,26 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Stamped rows: a batch that landed, whole or in part, in the table's partitions named.
+    """A batch that landed, whole or in part.
 
-    `expected_rows`: how many rows its insert had, None where the ledger lacks it."""
+    `stamped`: the ClickHouse partitions that have a row of it (not looked for in the rows unless
+    the coverage was read `whole`). `listed`: those that the ledger has a line for, of `listed_rows`
+    rows in all. `expected_rows`: how many its insert announced, None where the ledger lacks it.
+    """
 
     first: int
     end: int
     epoch: int
-    clickhouse_partitions: frozenset[str]
+    stamped: frozenset[str]
+    listed: frozenset[str]
     landed_ms: int
+    listed_rows: int = 0
     expected_rows: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """The ledger has all that was announced, and the table a row for each line of it."""
+        return self.listed_rows == self.expected_rows and self.listed <= self.stamped
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +102,7 @@ class Coverage:
 class Judgement:
     """The commit alone. `start`: the offset from which records are needed first."""
 
-    note: Open | Intent | None
+    note: Note | None
     start: int
 
 
@@ -105,11 +120,43 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Replay `replays` in their order, then go on reading at `offset` under `epoch`."""
+    """Replay `replays` in their order, then go on reading at `offset` under `epoch`.
+
+    `lost`: offsets that left the log before they were read; nobody can bring them back."""
 
     offset: int
     epoch: int
     replays: tuple[Replay, ...] = ()
+    lost: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Offsets that are to be read again. `landed`: the ClickHouse partitions that have them.
+    `touched`: something of them was tried before, so that views may have it, or lack it."""
+
+    first: int
+    end: int
+    landed: frozenset[str]
+    touched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """Insert what is missing of `segments` under `epoch`, then restore the views of what `[first,
+    end)` touched, and go on at `end`.
+
+    `rebuild`: ClickHouse partitions that have something of it. `by_ids`: the rows may have fallen
+    into other ClickHouse partitions, so the ids in the table decide."""
+
+    first: int
+    end: int
+    epoch: int
+    segments: tuple[Segment, ...]
+    rebuild: frozenset[str]
+    by_ids: bool
+    why: str
+    lost: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +173,7 @@ class Halt:
     why: str
 
 
-Plan = Begin | Wait | Halt
+Plan = Begin | Mend | Wait | Halt
 
 
 def judge(commit: Commit, topic_id: str) -> Judgement:
@@ -138,78 +185,141 @@ def judge(commit: Commit, topic_id: str) -> Judgement:
 
 
 def plan(
-    judgement: Judgement, commit: Commit, coverage: Coverage, now_ms: int, *, waited: bool
+    judgement: Judgement,
+    commit: Commit,
+    coverage: Coverage,
+    now_ms: int,
+    *,
+    waited: bool,
+    doubt: str = "",
 ) -> Plan:
-    """The plan. `waited`: since this assignment began, every older insert has had time to end."""
+    """The plan. `waited`: since this assignment began, every older insert has had time to end.
+    `doubt`: why what is open cannot be settled by its token, learnt in trying."""
+    known_end = max(
+        [judgement.start, _end(judgement.note), *(c.end for c in coverage.batches)],
+    )
+    if known_end > commit.high:
+        return Halt(
+            f"the log ends at {commit.high}, before {known_end}, which was reached once: it was "
+            "cut (an unclean leader election?). See what its records are, then rewind the "
+            "partition to where reading should go on"
+        )
     match judgement.note:
         case Open() as note:
-            return _after_open(note, judgement.start, commit, coverage)
+            why = doubt
+            if coverage.batches:
+                named = _named(coverage.batches)
+                why = why or f"commit at {judgement.start} says nothing is open, but {named} landed"
         case Intent() as note:
-            return _after_intent(note, commit, coverage, now_ms, waited=waited)
-        case _:
-            return _after_foreign(commit, coverage, now_ms, waited=waited)
+            why = doubt or _why_not_replayed(note, commit, coverage, now_ms)
+            if not why:
+                return Begin(note.end, note.epoch, (_replay(note),))
+        case Mark() as note:
+            why = f"a mend of [{note.first}, {note.end}) was begun"
+        case None:
+            return _after_foreign(commit, coverage, now_ms, waited=waited, doubt=doubt)
+    if not why:
+        lost = (judgement.start, commit.low) if commit.low > judgement.start else None
+        return Begin(max(judgement.start, commit.low), note.epoch, lost=lost)
+    if not waited:
+        return Wait(why)
+    end = max(known_end, commit.low)
+    return _mend(judgement.start, end, note, commit.low, coverage, why)
 
 
-def _after_open(note: Open, start: int, commit: Commit, coverage: Coverage) -> Plan:
-    if commit.low > start:
-        return Halt(
-            f"commit at {start} lies before the log's start {commit.low}: the records between are "
-            "gone. Reset the group's offsets, while it has no members, to go on without them"
-        )
-    if coverage.batches:
-        return Halt(
-            f"commit at {start} says that nothing is open, but {_named(coverage.batches)} landed "
-            "past it: the range needs to be reconciled"
-        )
-    return Begin(start, note.epoch)
+def _end(note: Note | None) -> int:
+    return note.end if isinstance(note, Intent | Mark) else 0
 
 
-def _after_intent(
-    intent: Intent, commit: Commit, coverage: Coverage, now_ms: int, *, waited: bool
-) -> Plan:
+def _replay(note: Intent) -> Replay:
+    return Replay(note.first, note.end, note.epoch, note.time_ms, note.count, note.digest)
+
+
+def _why_not_replayed(intent: Intent, commit: Commit, coverage: Coverage, now_ms: int) -> str:
+    """Why an intent must be mended; empty where it is replayed."""
     named = f"intent [{intent.first}, {intent.end})"
     own = (intent.first, intent.end, intent.epoch)
     clash = [c for c in coverage.batches if (c.first, c.end, c.epoch) != own]
-    why: str | None
     if clash:
-        why = f"{named} clashes with {_named(clash)} in the table"
-    elif intent.version != ROWS_VERSION:
-        why = f"{named} was made by version {intent.version} of the rows' rules, not {ROWS_VERSION}"
-    elif commit.low > intent.first:
-        why = f"{named} begins before the log's start {commit.low}: its records are gone"
-    else:
-        why = coverage.old(intent.time_ms, now_ms)
-        why = why and f"{named} is too old to be replayed: {why}"
-    if why is None:
-        replay = Replay(
-            intent.first, intent.end, intent.epoch, intent.time_ms, intent.count, intent.digest
-        )
-        return Begin(intent.end, intent.epoch, (replay,))
-    if not waited:
-        return Wait(why)
-    return Halt(f"{why}: the range needs to be reconciled")
+        return f"{named} clashes with {_named(clash)} in the table"
+    if intent.version != ROWS_VERSION:
+        return f"{named} was made by version {intent.version} of the rows' rules"
+    if commit.low > intent.first:
+        return f"{named} begins before the log's start {commit.low}: its records are gone"
+    old = coverage.old(intent.time_ms, now_ms)
+    return f"{named} is too old to be replayed: {old}" if old else ""
 
 
-def _after_foreign(commit: Commit, coverage: Coverage, now_ms: int, *, waited: bool) -> Plan:
+def _after_foreign(
+    commit: Commit, coverage: Coverage, now_ms: int, *, waited: bool, doubt: str
+) -> Plan:
+    """Over young batches that follow one another from the log's start on, each is replayed, for the
+    views' sake; over anything else all of it is mended."""
     landed = [c for c in coverage.batches if c.end > commit.low]
     if not waited and (commit.low < commit.high or landed):
         return Wait("the commit is not ours, and an older insert could still be running")
     replays: list[Replay] = []
-    position, epoch = commit.low, 0
+    position, epoch, why = commit.low, 0, doubt
     for c in landed:
-        why = (
-            f"{_named([c])} does not follow {position}"
-            if c.first != position
-            else f"it lies past the log's end {commit.high}"
-            if c.end > commit.high
-            else coverage.old(c.landed_ms, now_ms)
-        )
-        if why:
-            return Halt(f"the commit is not ours, and of what landed {_named([c])}: {why}: "
-                        "the range needs to be reconciled")  # fmt: skip
+        if c.first != position:
+            why = why or f"{_named([c])} does not follow {position}"
+        else:
+            old = coverage.old(c.landed_ms, now_ms)
+            why = why or (f"{_named([c])} is too old to be replayed: {old}" if old else "")
         replays.append(Replay(c.first, c.end, c.epoch, c.landed_ms, c.expected_rows))
-        position, epoch = c.end, max(epoch, c.epoch)
-    return Begin(position, epoch, tuple(replays))
+        position, epoch = max(position, c.end), max(epoch, c.epoch)
+    if not why or not landed:
+        return Begin(position, epoch, tuple(replays))
+    why = f"the commit is not ours, and {why}"
+    return _mend(commit.low, position, None, commit.low, coverage, why)
+
+
+def _mend(first: int, end: int, note: Note | None, low: int, coverage: Coverage, why: str) -> Mend:
+    segments: list[Segment] = []
+    rebuild: frozenset[str] = frozenset()
+    lost = None
+    for a, z, covers in _intervals(first, end, coverage.batches):
+        landed = frozenset[str]().union(*(c.stamped for c in covers))
+        listed = frozenset[str]().union(*(c.listed for c in covers))
+        whole = len(covers) == 1 and covers[0].complete
+        rebuild |= landed | listed
+        if a < low and not whole:
+            lost = (a if lost is None else lost[0], min(z, low))
+        if not whole and z > low:
+            touched = bool(covers) or not coverage.restart_keeps_log
+            segments.append(Segment(max(a, low), z, landed, touched))
+    epochs = [c.epoch for c in coverage.batches]
+    if note is not None:
+        epochs.append(note.epoch)
+    return Mend(
+        first=first,
+        end=end,
+        epoch=max(epochs, default=0) + 1,
+        segments=tuple(segments),
+        rebuild=rebuild,
+        by_ids=note is not None and note.version != ROWS_VERSION,
+        why=why,
+        lost=lost,
+    )
+
+
+def _intervals(
+    first: int, end: int, batches: Sequence[Covered]
+) -> Iterator[tuple[int, int, list[Covered]]]:
+    """`[first, end)` cut at every boundary of a batch, each with the batches that cover it."""
+    cuts = {first, end}
+    for c in batches:
+        cuts.update(offset for offset in (c.first, c.end) if first < offset < end)
+    ordered = sorted(cuts)
+    coming = sorted(batches, key=lambda c: c.first, reverse=True)
+    covering: list[Covered] = []
+    for a, z in pairwise(ordered):
+        covering = [c for c in covering if c.end > a]
+        while coming and coming[-1].first <= a:
+            c = coming.pop()
+            if c.end > a:
+                covering.append(c)
+        yield a, z, list(covering)
 
 
 def _named(batches: Sequence[Covered]) -> str:

@@ -27,23 +27,30 @@ from consumer.commands import (
     Event,
     Fetch,
     InsertAnswered,
+    Isolate,
+    LettersWritten,
     Outcome,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
     ReadStamps,
+    ReadTopic,
     Rejoin,
     Report,
+    Restore,
     SendCommit,
     SendInsert,
+    Sift,
+    WriteLetters,
 )
 from consumer.config import ConsumerSettings
 from consumer.facts import Facts
 from consumer.metrics import Metrics
 from consumer.partition import Now, Partition, Phase
-from consumer.ports import Listener, Log, LogError, Table
+from consumer.ports import DeadLetters, Listener, Log, LogError, Table
 from consumer.recovery import Commit
 from consumer.retry import Backoff
+from consumer.topic_watch import TopicWatch
 from schemas.logs import fact
 
 log = logging.getLogger("consumer")
@@ -68,12 +75,14 @@ class Runner:
         settings: ConsumerSettings,
         log_port: Log,
         table: Table,
+        dead_letters: DeadLetters,
         metrics: Metrics,
         abort: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._log = log_port
         self._table = table
+        self._dead_letters = dead_letters
         self._metrics = metrics
         self._abort = abort
         self._assignment = Assignment(settings.shares)
@@ -81,6 +90,10 @@ class Runner:
         self._pending: Commands = []
         self._pool = ThreadPoolExecutor(settings.insert_threads, thread_name_prefix="insert")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
+        self._restorer = ThreadPoolExecutor(1, thread_name_prefix="restore")
+        self._topic = TopicWatch(
+            log_port.topic_id, lambda partition, event: self._answers.put((partition, event))
+        )
         self._random = random.Random()  # noqa: S311 - spreads retries, keeps no secret
         self._stop_at: float | None = None
         self._stopping = False
@@ -140,6 +153,7 @@ class Runner:
                         Listener(self._assigned, self._revoked, self._lost, self._answered)
                     )
                     self._rejoin_why = None
+                    self._topic.begin()
                     self._consume()
                     failures = 0 if self._rejoin_why is None else failures + 1
                     why = self._rejoin_why
@@ -155,6 +169,8 @@ class Runner:
             self._leave()
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._readers.shutdown(wait=False, cancel_futures=True)
+            self._restorer.shutdown(wait=False, cancel_futures=True)
+            self._topic.close()
 
     def _consume(self) -> None:
         while self._rejoin_why is None:
@@ -181,6 +197,8 @@ class Runner:
             wanted = frozenset[int]() if self._stopping else self._assignment.fetched()
             self._log.fetch_only(wanted)
             self._facts.look_around(now, self._assignment, wanted)
+            if self._log.made_again(self._topic.seen):
+                self._rejoin_why = "the topic was deleted and made again"
 
     def _done_stopping(self, now: Now) -> bool:
         """Whether the insert that ran when we were told to stop has been seen to its end."""
@@ -294,12 +312,27 @@ class Runner:
                 case ReadCommit():
                     self._answers.put((partition, self._read_commit(number)))
                 case ReadCoverage(offset, since_ms, whole):
-                    ask = partial(self._table.coverage, partition.source, offset, since_ms)
-                    self._ask(partition, partial(ask, whole=whole))
-                case ReadStamps(batch, epoch):
+                    coverage = partial(self._table.coverage, partition.source, offset, since_ms)
+                    self._ask(partition, partial(coverage, whole=whole))
+                case ReadStamps(batch, epoch, since_ms):
+                    stamps = partial(self._table.stamps, partition.source, batch, epoch, since_ms)
+                    self._ask(partition, stamps)
+                case ReadTopic(asked):
+                    self._topic.ask(partition, asked)
+                case Sift(batch, landed, by_ids):
+                    self._ask(partition, partial(self._table.sift, batch, landed, by_ids=by_ids))
+                case Isolate(batch, refusal, epoch):
+                    isolate = partial(self._table.isolate, partition.source, batch, refusal, epoch)
+                    self._ask(partition, isolate)
+                case WriteLetters():
                     self._ask(
-                        partition, partial(self._table.stamps, partition.source, batch, epoch)
+                        partition,
+                        partial(self._write_letters, partition, command),
+                        of_clickhouse=False,
                     )
+                case Restore(first, end, partitions):
+                    restore = partial(self._table.restore, partition.source, first, end, partitions)
+                    self._ask(partition, restore, pool=self._restorer)
                 case Rejoin(why):
                     self._rejoin_why = f"partition {number}: {why}"
                 case Report():
@@ -311,13 +344,25 @@ class Runner:
         except LogError as error:
             return ReadFailed(str(error))
 
-    def _ask(self, partition: Partition, read: Callable[[], Event]) -> None:
+    def _write_letters(self, partition: Partition, command: WriteLetters) -> Event:
+        why = self._dead_letters.write(partition.source, command.letters)
+        return LettersWritten() if why is None else ReadFailed(why)
+
+    def _ask(
+        self,
+        partition: Partition,
+        read: Callable[[], Event],
+        *,
+        pool: ThreadPoolExecutor | None = None,
+        of_clickhouse: bool = True,
+    ) -> None:
         def job() -> None:
             answer = _never_raising(read)
-            self._facts.heard(not isinstance(answer, ReadFailed), getattr(answer, "why", ""))
+            if of_clickhouse:
+                self._facts.heard(not isinstance(answer, ReadFailed), getattr(answer, "why", ""))
             self._answers.put((partition, answer))
 
-        self._readers.submit(job)
+        (pool or self._readers).submit(job)
 
     def _send_insert(self, partition: Partition, command: SendInsert) -> None:
         def job() -> None:

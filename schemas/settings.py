@@ -228,6 +228,23 @@ SETTINGS: tuple[Setting, ...] = (
         other_defaults=(("consumer", "9401"),),
     ),
     _number("STOP_SECONDS", _KAFKA, 30, 1, 600, "SIGTERM: finish what was taken within"),
+    _number(
+        "BAD_SHARE",
+        _CONSUMER,
+        0.1,
+        0,
+        1,
+        "a partition stops when more than this share of its newest events cannot be inserted",
+    ),
+    _whole("BAD_WINDOW_ROWS", _CONSUMER, 1000, 1, 1_000_000, "of at least so many events"),
+    _number(
+        "RESTORE_SECONDS",
+        _CONSUMER,
+        900,
+        10,
+        86_400,
+        "after a doubt: bring a range's views up to the table within",
+    ),
     Setting(
         "LOG_LEVEL",
         _ALL,

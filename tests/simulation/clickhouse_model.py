@@ -6,6 +6,12 @@ thrown error, by `max_execution_time`, by a crash. Where the log is not mended a
 can leave an entry in it whose part never appeared. (In the table only: a view's lost part is beyond
 what stamps can show, and is left to the rule that a restart makes an attempt old.)
 
+A line may be bad: the whole insert is refused and nothing lands; or bad for the view alone: then the
+view's stage throws, when the table has landed.
+
+A rebuild holds new inserts, lets those that run come to their end, and then makes a ClickHouse
+partition of the view what the table has, at once. A hold whose owner died ends by itself.
+
 The log is a window of entries (and of seconds, where the profile has them). A deployment sizes its
 window so that what lands within two deadlines and the longest insert is less than half of it. Here
 the server keeps that by itself: past such a rate it answers "too many parts" and lands nothing.
@@ -13,12 +19,15 @@ the server keeps that by itself: past such a rate it answers "too many parts" an
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consumer.batch import Batch
 from consumer.recovery import Coverage, Covered
 from tests.simulation.faults import DEADLINE_SECONDS, MAX_SECONDS, Profile
 
+HOLD_SECONDS = 20.0
 _RATE_SECONDS = 2 * DEADLINE_SECONDS + MAX_SECONDS
 
 
@@ -34,15 +43,24 @@ class Row:
     offset: int
     line: int
     clickhouse_partition: str
+    fault: str = ""
+
+    @property
+    def record(self) -> Record:
+        return self.partition, self.offset, self.line
+
+
+Record = tuple[int, int, int]  # topic and Kafka partition, offset, line
 
 
 def row(line: bytes, version: int = 1) -> Row:
     """What the rules of `version` make of a line: they differ in the ClickHouse partition."""
-    partition, offset, number, part = line.decode().split("/")
-    return Row(int(partition), int(offset), int(number), part if version == 1 else part + "2")
+    partition, offset, number, part, fault = line.decode().split("/")
+    part = part if version == 1 else part + "2"
+    return Row(int(partition), int(offset), int(number), part, fault)
 
 
-Stamp = tuple[int, int, int, int]  # Kafka partition, first, end, epoch
+Stamp = tuple[int, int, int, int]  # topic and Kafka partition, first, end, epoch
 
 
 @dataclass(eq=False)
@@ -58,6 +76,20 @@ class Insert:
     def __post_init__(self) -> None:
         self.stages = [*sorted({r.clickhouse_partition for r in self.rows}), "ledger", "view"]
 
+    @property
+    def throws(self) -> bool:
+        return self.stages[:1] == ["view"] and any(r.fault == "view" for r in self.rows)
+
+
+@dataclass(eq=False)
+class Restoring:
+    """A restore on its way. `held_until`: when its hold ends by itself."""
+
+    stamp: Stamp
+    partitions: frozenset[str]
+    held_until: float = 0.0
+    before: list[Insert] = field(default_factory=list)
+
 
 class ClickHouse:
     def __init__(self, profile: Profile, now: float) -> None:
@@ -70,9 +102,14 @@ class ClickHouse:
         self._entries = 0
         self._landings: list[float] = []
         self.table: dict[Row, Stamp] = {}
-        self.landed: set[tuple[int, int, int]] = set()  # partition, offset, line
-        self.ledger: dict[tuple[Stamp, str], float] = {}
-        self.view: set[tuple[int, int, int]] = set()
+        self.landed: set[Record] = set()
+        self.ledger: dict[tuple[Stamp, str], tuple[float, int]] = {}  # -> when, rows
+        self.expected: dict[Stamp, int] = {}
+        self.view: Counter[Record] = Counter()
+        self.parts: dict[Record, str] = {}  # the ClickHouse partition that a record fell into
+        self.rebuilt: dict[str, float] = {}  # ClickHouse partition -> when last
+        self.holds: list[Restoring] = []
+        self.may_double: Callable[[Row, Stamp], bool] = lambda row, stamp: False
         self.others: list[float] = []  # ledger rows of partitions that are not modelled
 
     @property
@@ -83,10 +120,14 @@ class ClickHouse:
 
     def begin(self, token: str, stamp: Stamp, rows: tuple[Row, ...], now: float) -> Insert | None:
         """The insert, or None where the server pushes back."""
+        self.holds = [hold for hold in self.holds if hold.held_until > now]
+        if self.holds:
+            return None
         recent = sum(1 for at in self._landings if at > now - _RATE_SECONDS)
         if recent + len(rows) + 2 > self._profile.window_entries // 2:
             return None
         insert = Insert(token, stamp, rows, now)
+        self.expected.setdefault(stamp, int(token.split(":")[4]))
         self.running.append(insert)
         return insert
 
@@ -147,47 +188,95 @@ class ClickHouse:
 
     def _land(self, insert: Insert, stage: str, now: float) -> None:
         if stage == "ledger":
-            for part in sorted({r.clickhouse_partition for r in insert.rows}):
-                self._land_ledger(insert.stamp, part, now)
+            parts = Counter(r.clickhouse_partition for r in insert.rows)
+            for part, rows in sorted(parts.items()):
+                self._land_ledger(insert.stamp, part, rows, now)
         elif stage == "view":
             for r in insert.rows:
-                record = (r.partition, r.offset, r.line)
-                if record in self.view:
+                if self.view[r.record] and not self.may_double(r, insert.stamp):
                     raise Violation(f"double in the view: {r}, by {insert.stamp}")
-                self.view.add(record)
+                self.view[r.record] += 1
+                self.parts[r.record] = r.clickhouse_partition
         else:
             for r in insert.rows:
                 if r.clickhouse_partition == stage:
-                    record = (r.partition, r.offset, r.line)
-                    if record in self.landed:
+                    if r.record in self.landed:
                         raise Violation(f"double in the table: {r}, by {insert.stamp}")
-                    self.landed.add(record)
+                    if r.partition != insert.stamp[0]:
+                        raise Violation(f"{r} landed under another topic's id: {insert.stamp}")
+                    self.landed.add(r.record)
                     self.table[r] = insert.stamp
 
-    def _land_ledger(self, stamp: Stamp, part: str, now: float) -> None:
+    def _land_ledger(self, stamp: Stamp, part: str, rows: int, now: float) -> None:
         partition, first, end, _ = stamp
         for (other, other_part), _at in self.ledger.items():
             overlaps = other[0] == partition and other[1] < end and first < other[2]
-            if other_part == part and overlaps:
+            stamped = any(
+                s == other and r.clickhouse_partition == part for r, s in self.table.items()
+            )
+            if other_part == part and overlaps and stamped:
                 raise Violation(f"double in the ledger: {stamp} over {other}")
-        self.ledger[stamp, part] = now
+        self.ledger[stamp, part] = (now, rows)
+
+    # --- restoring ---------------------------------------------------------------------------
+
+    def restore(self, restoring: Restoring, now: float) -> bool:
+        """A step of it. Whether it is done."""
+        if now >= restoring.held_until:  # not begun, or its hold has ended
+            restoring.held_until = now + HOLD_SECONDS
+            restoring.before = list(self.running)
+            self.holds.append(restoring)
+            return False
+        if any(insert in self.running for insert in restoring.before):
+            return False
+        self._restore(restoring, now)
+        self.holds.remove(restoring)
+        return True
+
+    def _restore(self, restoring: Restoring, now: float) -> None:
+        partition, first, end, _ = restoring.stamp
+        for stamp, part in {(s, r.clickhouse_partition) for r, s in self.table.items()}:
+            if stamp[0] == partition and stamp[1] < end and first < stamp[2]:
+                rows = sum(
+                    1
+                    for r, s in self.table.items()
+                    if s == stamp and r.clickhouse_partition == part
+                )
+                self.ledger.setdefault((stamp, part), (now, rows))
+        for part in restoring.partitions:
+            self.rebuilt[part] = now
+            for record in [r for r in self.view if self.parts.get(r) == part]:
+                del self.view[record]
+            for r in self.table:
+                if r.clickhouse_partition == part:
+                    self.view[r.record] = 1
 
     # --- reading -----------------------------------------------------------------------------
 
     def coverage(self, partition: int, offset: int, since_ms: int | None, whole: bool) -> Coverage:
-        found: dict[Stamp, tuple[set[str], float]] = {}
-        for (stamp, part), at in self.ledger.items():
+        listed: dict[Stamp, dict[str, tuple[float, int]]] = {}
+        for (stamp, part), line in self.ledger.items():
             if stamp[0] == partition and stamp[2] > offset:
-                parts, landed_at = found.get(stamp, (set(), at))
-                found[stamp] = (parts | {part}, min(landed_at, at))
+                listed.setdefault(stamp, {})[part] = line
+        stamped: dict[Stamp, set[str]] = {}
         if whole:
             for r, stamp in self.table.items():
                 if stamp[0] == partition and stamp[2] > offset:
-                    parts, landed_at = found.get(stamp, (set(), 0.0))
-                    found[stamp] = (parts | {r.clickhouse_partition}, landed_at)
+                    stamped.setdefault(stamp, set()).add(r.clickhouse_partition)
         batches = tuple(
-            Covered(stamp[1], stamp[2], stamp[3], frozenset(parts), int(at * 1000))
-            for stamp, (parts, at) in sorted(found.items())
+            Covered(
+                first=stamp[1],
+                end=stamp[2],
+                epoch=stamp[3],
+                stamped=frozenset(stamped.get(stamp, ())),
+                listed=frozenset(listed.get(stamp, ())),
+                landed_ms=int(
+                    min((at for at, _ in listed.get(stamp, {}).values()), default=0) * 1000
+                ),
+                listed_rows=sum(rows for _, rows in listed.get(stamp, {}).values()),
+                expected_rows=self.expected[stamp] if stamp in listed else None,
+            )
+            for stamp in sorted(listed.keys() | stamped.keys())
         )
         if since_ms is None:
             since_ms = min((c.landed_ms for c in batches), default=10**15)
@@ -201,10 +290,15 @@ class ClickHouse:
         )
 
     def entries_since(self, since_ms: int) -> int:
-        times = [*self.ledger.values(), *self.others]
+        times = [*(at for at, _ in self.ledger.values()), *self.others]
         return sum(1 for at in times if at * 1000 >= since_ms)
 
+    def rebuilt_since(self, batch: Batch, since_ms: int, version: int) -> frozenset[str]:
+        parts = {row(line, version).clickhouse_partition for line in batch.lines()}
+        return frozenset(p for p in parts if self.rebuilt.get(p, -1.0) * 1000 >= since_ms)
+
     def missing(self, batch: Batch, stamp: Stamp, version: int) -> frozenset[str]:
-        needed = {row(line, version).clickhouse_partition for line in batch.lines()}
+        rows = [row(line, version) for line in batch.lines()]
+        needed = {r.clickhouse_partition for r in rows}
         landed = {r.clickhouse_partition for r, s in self.table.items() if s == stamp}
         return frozenset(needed - landed)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from consumer import partition as partition_module
 from consumer import recovery as recovery_module
 from consumer.assignment import Assignment, Commands, Shares
-from consumer.batch import Records
+from consumer.batch import Letter, Records
 from consumer.commands import (
     Answer,
     CommitAnswered,
@@ -24,23 +24,33 @@ from consumer.commands import (
     Event,
     Fetch,
     InsertAnswered,
+    Isolate,
+    Isolated,
+    LettersWritten,
     Outcome,
     ReadCommit,
     ReadCoverage,
     ReadFailed,
     ReadStamps,
+    ReadTopic,
     Rejoin,
     Report,
+    Restore,
+    Restored,
     SendCommit,
     SendInsert,
+    Sift,
+    Sifted,
     StampsRead,
+    TopicRead,
+    WriteLetters,
 )
 from consumer.ledger import Source
 from consumer.partition import Limits, Now, Partition, Phase
 from consumer.retry import Backoff
-from tests.simulation.clickhouse_model import ClickHouse, Insert, row
+from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, row
 from tests.simulation.faults import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS
-from tests.simulation.kafka_model import TOPIC_ID, Kafka, Request
+from tests.simulation.kafka_model import TOPIC_IDS, Kafka, Request, key
 from tests.simulation.watch import Watch
 
 LIMITS = Limits(
@@ -49,20 +59,25 @@ LIMITS = Limits(
     insert_deadline_seconds=DEADLINE_SECONDS,
     insert_max_seconds=MAX_SECONDS,
     commit_timeout_seconds=COMMIT_TIMEOUT_SECONDS,
+    bad_share=1.0,
     retry=Backoff(0.1, 5.0),
     refusal=Backoff(1.0, 20.0),
 )
+TOPIC_SECONDS = 5.0
 _SHARES = Shares(buffer_bytes=150, batch_age_seconds=0.5, inserts_per_second=4.0)
 
 
 @dataclass(eq=False)
 class Job:
-    """An insert or a read of the pool. `insert` is set while it runs on the server."""
+    """Work of the pool. `insert` is set while an insert runs on the server."""
 
     partition: Partition
-    command: SendInsert | ReadCoverage | ReadStamps
+    command: (
+        SendInsert | ReadCoverage | ReadStamps | ReadTopic | Sift | Isolate | WriteLetters | Restore
+    )
     looked: bool = False
     insert: Insert | None = None
+    restoring: Restoring | None = None
 
 
 class Consumer:
@@ -79,6 +94,8 @@ class Consumer:
         self.alive = False
         self.stopping = False
         self.member = 0
+        self.topic_id = ""
+        self._topic_asked_at = 0.0
         self.inbox: deque[tuple[str, int, CommitAnswered | None]] = deque()
         self.jobs: list[Job] = []
         self.assignment = Assignment(_SHARES)
@@ -93,9 +110,13 @@ class Consumer:
     def start(self) -> None:
         self.alive = True
         self.stopping = False
-        self.member = self._kafka.join()
+        self._join()
         self.inbox.clear()
         self._forget()
+
+    def _join(self) -> None:
+        self.member = self._kafka.join()
+        self.topic_id = self._kafka.topic_id
 
     def crash(self) -> None:
         """The process is gone. What it sent lives on, and so does its membership for a while."""
@@ -115,7 +136,7 @@ class Consumer:
 
     def rejoin(self, *, heard: bool) -> None:
         self.leave(heard=heard)
-        self.member = self._kafka.join()
+        self._join()
 
     def _forget(self) -> None:
         self.rejoin_why = None
@@ -144,6 +165,10 @@ class Consumer:
 
     def poll(self, now: Now, rng: random.Random) -> None:
         rows_version(self.version)
+        if self.member and now.seconds - self._topic_asked_at > TOPIC_SECONDS:
+            self._topic_asked_at = now.seconds
+            if self.topic_id != self._kafka.topic_id:
+                self.rejoin_why = "the topic was made again"
         for _ in range(rng.randint(0, len(self.inbox)) if rng.random() < 0.3 else 9):
             if self.inbox and self.alive:
                 self._hear(*self.inbox.popleft(), now)
@@ -177,7 +202,7 @@ class Consumer:
     def _hear(self, what: str, number: int, event: CommitAnswered | None, now: Now) -> None:
         match what:
             case "assigned":
-                source = Source("cluster", "events", TOPIC_ID, number)
+                source = Source("cluster", "events", self.topic_id, number)
                 partition = Partition(source, LIMITS, now)
                 self.assignment.add(partition)
                 self.flush()
@@ -188,7 +213,7 @@ class Consumer:
                 self._give_up(number)
             case "lost":
                 self._forget()
-                self.member = self._kafka.join()
+                self._join()
             case _:
                 found = self.assignment.get(number)
                 if found is None or event is None:
@@ -228,7 +253,15 @@ class Consumer:
                 case SendInsert():
                     self._watch.insert_commanded(partition, command, now)
                     self.jobs.append(Job(partition, command))
-                case ReadCoverage() | ReadStamps():
+                case (
+                    ReadCoverage()
+                    | ReadStamps()
+                    | ReadTopic()
+                    | Sift()
+                    | Isolate()
+                    | WriteLetters()
+                    | Restore()
+                ):
                     self.jobs.append(Job(partition, command))
                 case Fetch(offset):
                     self._positions[number] = offset
@@ -238,23 +271,77 @@ class Consumer:
                 case Rejoin(why):
                     self.rejoin_why = why
                 case Report(what, why, _):
-                    self._watch.reported(partition, what, why, now)
+                    self._watch.reported(partition, what, why)
 
     # --- the pool ----------------------------------------------------------------------------
 
     def run_job(self, job: Job, now: Now, *, fails: bool = False) -> None:
         """A job's next step: a read is answered; an insert looks at the server, then is sent."""
-        table, command, number = self._clickhouse, job.command, job.partition.source.partition
+        table, command = self._clickhouse, job.command
+        number = _key(job.partition)
+        fails = fails or not table.up
         match command:
             case ReadCoverage(offset, since_ms, whole):
                 coverage = table.coverage(number, offset, since_ms, whole)
-                self.done(job, _read(CoverageRead(coverage), fails or not table.up))
-            case ReadStamps(batch, epoch):
+                self.done(job, _read(CoverageRead(coverage), fails))
+            case ReadStamps(batch, epoch, since_ms):
                 stamp = (number, batch.first, batch.end, epoch)
                 missing = table.missing(batch, stamp, self.version)
-                self.done(job, _read(StampsRead(missing), fails or not table.up))
+                rebuilt = table.rebuilt_since(batch, since_ms, self.version)
+                self.done(job, _read(StampsRead(missing, rebuilt), fails))
+            case ReadTopic(asked):
+                self.done(job, TopicRead(self._kafka.topic_id, asked))
+            case Sift():
+                self.done(job, _read(self._sift(command), fails))
+            case Isolate():
+                self.done(job, _read(Isolated(self._isolate(command, number)), fails))
+            case WriteLetters(letters):
+                self._kafka.letters |= {
+                    (number, letter.offset, letter.line): letter.in_table for letter in letters
+                }
+                self.done(job, _read(LettersWritten(), fails))
+            case Restore():
+                self._restore(job, command, number, now, fails=fails)
             case SendInsert():
                 self._run_insert(job, command, now)
+
+    def _sift(self, command: Sift) -> Sifted:
+        wanted, parts = [], set()
+        for line in command.batch.lines():
+            r = row(line, self.version)
+            if r.fault == "bad":
+                wanted.append(True)
+                continue
+            parts.add(r.clickhouse_partition)
+            there = (
+                r.record in self._clickhouse.landed
+                if command.by_ids
+                else r.clickhouse_partition in command.landed
+            )
+            wanted.append(not there)
+        return Sifted(command.batch.only(wanted) if any(wanted) else None, frozenset(parts))
+
+    def _isolate(self, command: Isolate, number: int) -> tuple[Letter, ...]:
+        """What no insert can take, and after a refusal what a view cannot."""
+        batch, letters = command.batch, []
+        stamp = (number, batch.first, batch.end, command.landed_epoch)
+        for offset, line, text in batch.origins():
+            r = row(text, self.version)
+            if r.fault == "bad" or (r.fault == "view" and command.refusal):
+                in_table = r.fault == "view" and self._clickhouse.table.get(r) == stamp
+                letters.append(Letter(offset, line, text, r.fault, "modelled", in_table))
+        return tuple(letters)
+
+    def _restore(self, job: Job, command: Restore, number: int, now: Now, *, fails: bool) -> None:
+        if fails:
+            self.done(job, ReadFailed("modelled"))
+            return
+        if job.restoring is None:
+            stamp = (number, command.first, command.end, 0)
+            job.restoring = Restoring(stamp, command.partitions)
+        if self._clickhouse.restore(job.restoring, now.seconds):
+            self._watch.note(f"restores {command}")
+            self.done(job, Restored())
 
     def _run_insert(self, job: Job, command: SendInsert, now: Now) -> None:
         table = self._clickhouse
@@ -272,12 +359,15 @@ class Consumer:
             return
         batch = command.batch
         epoch = int(command.token.split(":")[6])
-        stamp = (job.partition.source.partition, batch.first, batch.end, epoch)
+        stamp = (_key(job.partition), batch.first, batch.end, epoch)
         rows = tuple(row(line, self.version) for line in batch.lines())
+        if any(r.fault == "bad" for r in rows):
+            self.done(job, InsertAnswered(Outcome.REFUSED, "a bad line"))
+            return
         self._watch.insert_begun(job.partition, stamp)
         job.insert = table.begin(command.token, stamp, rows, now.seconds)
         if job.insert is None:
-            self.done(job, InsertAnswered(Outcome.FAILED, "too many parts"))
+            self.done(job, InsertAnswered(Outcome.FAILED, "too many parts, or held"))
 
     def done(self, job: Job, answer: Event) -> None:
         job.insert = None
@@ -301,6 +391,11 @@ def rows_version(version: int) -> None:
     """The version is a constant of a build: here several builds share one process."""
     for module in (partition_module, recovery_module):
         vars(module)["ROWS_VERSION"] = version
+
+
+def _key(partition: Partition) -> int:
+    source = partition.source
+    return key(TOPIC_IDS.index(source.topic_id), source.partition)
 
 
 def _read(answer: Event, fails: bool) -> Event:

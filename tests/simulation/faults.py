@@ -28,6 +28,8 @@ class Profile:
     window_seconds: float | None = None
     mends_log: bool = True
     versions: tuple[int, ...] = (1,)
+    shows: tuple[str, ...] = ()  # what the core must have reported in enough of the runs
+    bad_lines: float = 0.0  # the share of lines that the table, or only the view, cannot take
 
     def weight(self, name: str, usual: float = 0.0) -> float:
         """How often it is drawn. What is no fault has its usual weight, which a profile may set."""
@@ -129,7 +131,36 @@ RESET_WHILE_INSERTING = Profile(
     records=5,
     steps=350,
 )
-VERSIONS = Profile("versions", {**_EVERYDAY, "crash": 3.0}, versions=(1, 2))
+VERSIONS = Profile("versions", {**_EVERYDAY, "crash": 3.0}, versions=(1, 2), shows=("mended",))
+BAD_LINES = Profile("bad lines", _EVERYDAY, bad_lines=0.15, shows=("set aside",))
+TRIMMED = Profile(
+    "trimmed",
+    {**_EVERYDAY, "trim the unread": 1.0, "reset": 0.3},
+    shows=("lost", "mended"),
+)
+RECREATED = Profile(
+    "recreated", {**_EVERYDAY, "recreate": 0.7, "kick": 0.5}, consumers=2, partitions=2, records=7
+)
+EVERYTHING = Profile(
+    "everything",
+    {
+        **_EVERYDAY,
+        "reset": 0.5,
+        "trim the unread": 0.3,
+        "recreate": 0.1,
+        "other inserts": 3.0,
+        "window passes": 0.5,
+        "server restart": 0.7,
+    },
+    partitions=2,
+    records=7,
+    steps=450,
+    window_seconds=600.0,
+    mends_log=False,
+    versions=(1, 2),
+    bad_lines=0.05,
+    shows=("mended", "set aside"),
+)
 
 PROFILES = (
     EVERYDAY,
@@ -143,4 +174,8 @@ PROFILES = (
     RESET,
     RESET_WHILE_INSERTING,
     VERSIONS,
+    BAD_LINES,
+    TRIMMED,
+    RECREATED,
+    EVERYTHING,
 )

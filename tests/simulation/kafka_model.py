@@ -16,7 +16,12 @@ from consumer.ledger import Open, encode
 from consumer.recovery import Commit
 from tests.simulation.faults import Profile
 
-TOPIC_ID = "topic-id"
+TOPIC_IDS = ("topic-id-0", "topic-id-1")
+
+
+def key(incarnation: int, partition: int) -> int:
+    """What records and stamps are told apart by: the topic's incarnation and the partition."""
+    return partition + 100 * incarnation
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,15 @@ class Request:
 class Kafka:
     def __init__(self, profile: Profile, rng: random.Random) -> None:
         self._profile = profile
-        self.logs = [_log(p, profile.records, rng) for p in range(profile.partitions)]
+        self._rng = rng
+        self.incarnation = 0
+        self.logs = [_log(p, profile, rng) for p in range(profile.partitions)]
         self.ends = [log[-1][0] + 1 for log in self.logs]
         self.visible = [0] * profile.partitions  # how much of each log has been produced
         self.lows = [0] * profile.partitions
         self.commits: list[tuple[int | None, str | None]] = [
             # most runs begin on a group that has run before, so that they need not wait first
-            (None, None) if rng.random() < 0.15 else (0, encode(0, Open(0, 1, TOPIC_ID, 0)))
+            (None, None) if rng.random() < 0.15 else (0, encode(0, Open(0, 1, TOPIC_IDS[0], 0)))
             for _ in range(profile.partitions)
         ]
         self.resets = [0] * profile.partitions
@@ -48,7 +55,29 @@ class Kafka:
         self.wires: dict[int, deque[Request]] = {}
         self.stray: list[Request] = []
         self.on_applied: Callable[[Request], None] = lambda _: None
+        self.on_recreated: Callable[[], None] = lambda: None
+        self.letters: dict[tuple[int, int, int], bool] = {}  # record -> in the table
         self._next_member = 0
+
+    @property
+    def topic_id(self) -> str:
+        return TOPIC_IDS[self.incarnation]
+
+    def key(self, partition: int) -> int:
+        return key(self.incarnation, partition)
+
+    def recreate(self) -> None:
+        """The topic is deleted and made again, with other records: the group's commits go with it,
+        its members do not notice by themselves."""
+        self.incarnation += 1
+        numbers = range(self._profile.partitions)
+        self.logs = [_log(self.key(p), self._profile, self._rng) for p in numbers]
+        self.ends = [log[-1][0] + 1 for log in self.logs]
+        self.visible = [self._rng.randint(0, len(log)) for log in self.logs]
+        self.lows = [0 for _ in numbers]
+        self.commits = [(None, None) for _ in numbers]
+        self.resets = [0 for _ in numbers]
+        self.on_recreated()
 
     # --- the group ---------------------------------------------------------------------------
 
@@ -105,14 +134,14 @@ class Kafka:
         return [o for o, _ in found], [v for _, v in found]
 
 
-def _log(partition: int, records: int, rng: random.Random) -> list[tuple[int, bytes | None]]:
-    """Records with holes, packs of several lines, tombstones and blank lines."""
+def _log(key: int, profile: Profile, rng: random.Random) -> list[tuple[int, bytes | None]]:
+    """Records with holes, packs of several lines, tombstones, blank lines and bad lines."""
     log: list[tuple[int, bytes | None]] = []
     offset = 0
-    for _ in range(records):
+    for _ in range(profile.records):
         kind = rng.random()
         lines = [
-            f"{partition}/{offset}/{number}/{rng.choice('aab')}".encode()
+            f"{key}/{offset}/{number}/{rng.choice('aab')}/{_fault(profile, rng)}".encode()
             for number in range(rng.choice((1, 1, 1, 2)))
         ]
         text = b"\n".join(lines)
@@ -126,3 +155,9 @@ def _log(partition: int, records: int, rng: random.Random) -> list[tuple[int, by
             log.append((offset, text))
         offset += 1 if rng.random() < 0.85 else 2
     return log
+
+
+def _fault(profile: Profile, rng: random.Random) -> str:
+    if not profile.bad_lines or rng.random() >= profile.bad_lines:
+        return ""
+    return rng.choice(("bad", "view"))

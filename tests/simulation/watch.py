@@ -1,8 +1,11 @@
 """What must hold at every step of a run, and the schedule that a failure is told with.
 
-Doubles are found where rows land (`clickhouse_model`). Here: a commit never passes what landed;
-nothing is inserted without an own answered prepare, within its deadline and under its first time;
-a partition stops only where this version says that it would.
+Doubles in the table are found where rows land (`clickhouse_model`). Here: a commit never passes
+what is not once in the table and once in the view; nothing is inserted without an own answered
+prepare, within its deadline and under its first time; no partition stops for good.
+
+In the view a record may stand twice for a while where that is announced: under a mend's mark, or
+when its ClickHouse partition was rebuilt since its batch was announced. No commit passes it.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from consumer.commands import Answer, CommitAnswered, SendInsert
-from consumer.ledger import Intent, Open, decode
+from consumer.ledger import Intent, Mark, Note, Open, decode
 from consumer.partition import Now, Partition
-from tests.simulation.clickhouse_model import ClickHouse, Stamp, Violation, row
+from tests.simulation.clickhouse_model import ClickHouse, Record, Row, Stamp, Violation, row
 from tests.simulation.faults import DEADLINE_SECONDS, Profile
-from tests.simulation.kafka_model import TOPIC_ID, Kafka, Request
+from tests.simulation.kafka_model import Kafka, Request
 
 
 @dataclass
@@ -23,7 +26,7 @@ class _Prepares:
     """The commits of one assignment: when they were last sent, and which were answered."""
 
     sent: dict[str, tuple[int, float]] = field(default_factory=dict)
-    answered: list[tuple[Intent, float]] = field(default_factory=list)
+    answered: list[tuple[Intent | Mark, float]] = field(default_factory=list)
 
 
 class Watch:
@@ -32,10 +35,16 @@ class Watch:
         self._kafka = kafka
         self._clickhouse = clickhouse
         self.schedule: list[str] = []
-        self.halts: Counter[str] = Counter()
         self.reports: Counter[str] = Counter()
         self._assignments: dict[int, tuple[Partition, _Prepares]] = {}
         self._begun: dict[Stamp, int] = {}
+        self.excused: set[Record] = set()  # they left the log before they had landed
+        self._look_at_logs()
+        kafka.on_applied = self._applied
+        kafka.on_recreated = self._look_at_logs
+        clickhouse.may_double = self._may_double
+
+    def _look_at_logs(self) -> None:
         self._rows = [
             sorted(
                 (offset, line)
@@ -43,9 +52,8 @@ class Watch:
                 for line in (value or b"").split(b"\n")
                 if line
             )
-            for log in kafka.logs
+            for log in self._kafka.logs
         ]
-        kafka.on_applied = self._applied
 
     def note(self, what: str) -> None:
         self.schedule.append(what)
@@ -66,14 +74,16 @@ class Watch:
         if known is None or event.answer is not Answer.APPLIED:
             return
         note = decode(known[0], event.metadata)
-        if isinstance(note, Intent):
+        if isinstance(note, Intent | Mark):
             prepares.answered.append((note, known[1]))
 
     def insert_commanded(self, partition: Partition, command: SendInsert, now: Now) -> None:
         batch = command.batch
         self.note(f"      inserts [{batch.first}, {batch.end}) {command.token.split(':')[5:7]}")
-        intent, sent_at = self._announced(partition, batch.first, batch.end)
-        if not intent.matches(batch):
+        _, _, _, _, count, digest, epoch, _ = command.token.split(":")
+        note, sent_at = self._announced(partition, batch.first, batch.end)
+        told = (note.count, note.digest) if isinstance(note, Intent) else (int(count), digest)
+        if (*told, note.epoch) != (int(count), digest, int(epoch)):
             raise Violation(f"[{batch.first}, {batch.end}) is not the text that was announced")
         if command.deadline > sent_at + DEADLINE_SECONDS:
             raise Violation(f"deadline {command.deadline} of a prepare sent at {sent_at}")
@@ -81,98 +91,111 @@ class Watch:
             raise Violation(f"insert commanded at {now.seconds}, past {command.deadline}")
 
     def insert_begun(self, partition: Partition, stamp: Stamp) -> None:
-        number, first, end, _ = stamp
-        intent, _ = self._announced(partition, first, end)
-        time_ms = self._begun.setdefault(stamp, intent.time_ms)
-        if intent.time_ms > time_ms and not self._kafka.resets[number]:
-            raise Violation(f"{stamp} was first announced at {time_ms}, now {intent.time_ms}")
+        _, first, end, _ = stamp
+        note, _ = self._announced(partition, first, end)
+        time_ms = self._begun.setdefault(stamp, note.time_ms)
+        resets = self._kafka.resets[partition.source.partition]
+        if note.time_ms > time_ms and not resets and isinstance(note, Intent):
+            raise Violation(f"{stamp} was first announced at {time_ms}, now {note.time_ms}")
 
-    def _announced(self, partition: Partition, first: int, end: int) -> tuple[Intent, float]:
+    def _announced(self, partition: Partition, first: int, end: int) -> tuple[Intent | Mark, float]:
         known = self._assignments[id(partition)][1].answered
-        if not known or (known[-1][0].first, known[-1][0].end) != (first, end):
+        note = known[-1][0] if known else None
+        exact = isinstance(note, Intent) and (note.first, note.end) == (first, end)
+        within = isinstance(note, Mark) and note.first <= first and end <= note.end
+        if not exact and not within:
             raise Violation(f"an insert of [{first}, {end}) without an own answered prepare")
         return known[-1]
 
+    def _may_double(self, r: Row, stamp: Stamp) -> bool:
+        number = r.partition % 100
+        offset, metadata = self._kafka.commits[number]
+        note = None if offset is None else decode(offset, metadata)
+        rebuilt = self._clickhouse.rebuilt.get(r.clickhouse_partition, -1.0) * 1000
+        announced = self._begun.get(stamp)
+        return isinstance(note, Mark) or (announced is not None and rebuilt >= announced)
+
     def _applied(self, request: Request) -> None:
+        note = decode(request.offset, request.metadata)
+        if note is None or note.topic_id != self._kafka.topic_id:
+            return  # of the topic before: its offset means nothing
         for offset, line in self._rows[request.partition]:
             if offset >= request.offset:
                 break
-            r = row(line)
-            record = (r.partition, r.offset, r.line)
-            where = (
-                "table"
-                if record not in self._clickhouse.landed
-                else "view"
-                if record not in self._clickhouse.view
-                else None
-            )
-            if where:
-                raise Violation(f"commit {request.offset} passes {record}, not in the {where}")
+            why = self._unfinished(row(line))
+            if why:
+                raise Violation(f"commit {request.offset} passes {line.decode()}, {why}")
+
+    def _unfinished(self, r: Row) -> str:
+        """What is wrong with a record that must have come to its end; empty if nothing is."""
+        table, record = self._clickhouse, r.record
+        if record in self.excused and record not in table.landed:
+            return ""
+        if r.fault:
+            if r.fault == "bad" and record in table.landed:
+                return "which is bad, and in the table"
+            if table.view[record] == 1 and record in table.landed:
+                return ""  # a rebuild took what the view could not
+            in_table = self._kafka.letters.get(record)
+            if in_table is None:
+                return "which is bad, and not among the dead letters"
+            if in_table and record not in table.landed:
+                return "which should be in the table by its letter"
+            return "" if table.view[record] == 0 else "twice in the view"
+        if record not in table.landed:
+            return "not in the table"
+        times = table.view[record]
+        return "" if times == 1 else f"{times} times in the view"
 
     # --- the end -----------------------------------------------------------------------------
 
-    def reported(self, partition: Partition, what: str, why: str, now: Now) -> None:
+    def reported(self, partition: Partition, what: str, why: str) -> None:
         self.reports[what] += 1
         self.note(f"      reports {what}: {why}")
-        if what == "halted":
-            self.halts[self._cause(partition.source.partition, why, now)] += 1
+        if what == "halted" and partition.source.topic_id == self._kafka.topic_id:
+            raise Violation(f"partition {partition.source.partition} halted: {why}")
 
-    def _cause(self, number: int, why: str, now: Now) -> str:
-        """Why a partition may stop in this version. Raises Violation where nothing excuses it."""
-        table, profile = self._clickhouse, self._profile
-        if "was acknowledged, but" in why or why.startswith("restarted"):
-            if profile.mends_log or not table.crashes:
-                raise Violation(f"halted although the server's log cannot lie: {why}")
-            return "the server's log can lie"
-        if self._kafka.resets[number]:
-            return "offsets were reset"
-        offset, metadata = self._kafka.commits[number]
-        note = None if offset is None else decode(offset, metadata)
-        if isinstance(note, Intent):
-            if len(profile.versions) > 1 and "version" in why:
-                return "another version"
-            if table.entries_since(note.time_ms) > profile.window_entries // 2:
-                return "old by entries"
-            age = now.seconds - note.time_ms / 1000
-            if profile.window_seconds is not None and age > profile.window_seconds / 2:
-                return "old by time"
-            if not profile.mends_log and table.started_at * 1000 >= note.time_ms:
-                return "old by a restart"
-        raise Violation(f"partition {number} halted without a cause: {why}")
+    def trimmed(self, number: int, low: int) -> None:
+        """What leaves the log before it is whole cannot be asked for any more."""
+        for offset, line in self._rows[number]:
+            r = row(line)
+            if offset < low and self._unfinished(r):
+                self.excused.add(r.record)
 
     def landed(self, number: int) -> bool:
         """Everything of this partition is where it should be, and Kafka's commit says so."""
         offset, metadata = self._kafka.commits[number]
         note = None if offset is None else decode(offset, metadata)
-        if not isinstance(note, Open) or note.topic_id != TOPIC_ID:
+        if not isinstance(note, Open) or note.topic_id != self._kafka.topic_id:
             return False
         if offset is None or offset < self._kafka.ends[number]:
             return False
         for _, line in self._rows[number]:
-            r = row(line)
-            record = (r.partition, r.offset, r.line)
-            if record not in self._clickhouse.landed or record not in self._clickhouse.view:
-                raise Violation(f"lost: {record} is committed and not in table and view")
-        self._tiles(number)
+            why = self._unfinished(row(line))
+            if why:
+                raise Violation(f"lost: {line.decode()} is committed, {why}")
+        self._listed(number)
         return True
 
     def landed_to(self, number: int) -> int:
         """The first offset that has not landed whole, or the log's visible end."""
         for offset, line in self._rows[number]:
-            r = row(line)
-            if (r.partition, r.offset, r.line) not in self._clickhouse.view:
+            if self._unfinished(row(line)):
                 return offset
         return self._kafka.high(number)
 
-    def _tiles(self, number: int) -> None:
-        """The ledger's ranges follow one another; between them are only offsets without rows."""
-        ranges = sorted({(s[1], s[2]) for s, _ in self._clickhouse.ledger if s[0] == number})
-        for offset, _ in self._rows[number]:
-            if sum(1 for first, end in ranges if first <= offset < end) != 1:
-                raise Violation(f"offset {offset} is not in one range of the ledger: {ranges}")
+    def _listed(self, number: int) -> None:
+        """The ledger has a line for what the table is stamped with."""
+        table = self._clickhouse
+        for r, stamp in table.table.items():
+            if r.partition == self._kafka.key(number) and r.record not in self.excused:
+                if (stamp, r.clickhouse_partition) not in table.ledger:
+                    raise Violation(f"the ledger has no line for {r} of {stamp}")
 
 
-def _short(note: Intent | Open | None) -> str:
+def _short(note: Note | None) -> str:
     if isinstance(note, Intent):
         return f"intent to {note.end} epoch {note.epoch} at {note.time_ms}"
+    if isinstance(note, Mark):
+        return f"mend to {note.end} epoch {note.epoch}"
     return "open" if note is not None else "foreign"

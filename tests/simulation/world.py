@@ -1,8 +1,7 @@
 """A whole run: consumers, Kafka and ClickHouse, and what the seed makes happen to them.
 
 `run(seed, profile)` draws one action after another, faults among them; then the faults stop, time
-passes, and everything must have landed exactly once, or its partition must have stopped for a cause
-that this version states. A failure raises `Failed`, which prints the seed and the schedule.
+passes, and everything must have landed exactly once. A failure raises `Failed`, which prints the seed and the schedule.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from consumer.commands import Answer, InsertAnswered, Outcome, SendInsert
 from consumer.ledger import ROWS_VERSION
 from consumer.partition import Now, Phase
-from tests.simulation.clickhouse_model import ClickHouse, Violation
+from tests.simulation.clickhouse_model import ClickHouse, Insert, Violation
 from tests.simulation.consumer_model import Consumer, Job, rows_version
 from tests.simulation.faults import Profile
 from tests.simulation.kafka_model import Kafka
@@ -30,11 +29,9 @@ class Failed(AssertionError):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a run came to: halts by cause, and what the core reported."""
+    """What a run came to: what the core reported."""
 
-    halts: Counter[str]
     reports: Counter[str]
-    halted: int
 
 
 def run(seed: int, profile: Profile) -> Outcomes:
@@ -47,7 +44,7 @@ def run(seed: int, profile: Profile) -> Outcomes:
         raise Failed(f"{profile.name!r}, seed {seed}: {error}\nschedule:\n{told}") from error
     finally:
         rows_version(ROWS_VERSION)
-    return Outcomes(world.watch.halts, world.watch.reports, world.halted)
+    return Outcomes(world.watch.reports)
 
 
 class World:
@@ -58,7 +55,6 @@ class World:
         self.kafka = Kafka(profile, self._rng)
         self.clickhouse = ClickHouse(profile, 0.0)
         self.watch = Watch(profile, self.kafka, self.clickhouse)
-        self.halted = 0
         self.consumers = [
             Consumer(
                 n, profile.versions[n % len(profile.versions)], self.kafka, self.clickhouse,
@@ -105,6 +101,8 @@ class World:
             "other inserts": self._other_inserts,
             "reset": self._reset,
             "trim": self._trim,
+            "trim the unread": self._trim_unread,
+            "recreate": self._recreate,
         }
         weights = {do: self._profile.weight(name, usual) for name, (do, usual) in ordinary.items()}
         weights |= {do: self._profile.weight(name) for name, do in faults.items()}
@@ -139,19 +137,13 @@ class World:
                     if job.insert is None:
                         consumer.run_job(job, self._now())
             for insert in list(self.clickhouse.running):
-                while not self.clickhouse.step(insert, self.seconds):
-                    pass
+                self._land(insert)
             for consumer in self.consumers:
                 for job in list(consumer.jobs):
-                    if job.insert is not None and not job.insert.stages:
-                        consumer.done(job, InsertAnswered(Outcome.LANDED))
+                    if job.insert is not None and not self._runs(job.insert):
+                        consumer.done(job, _end(job.insert))
                 self._poll_one(consumer)
-            halted = {
-                p.source.partition for c in self.consumers for p in c.halted() if p in c.assignment
-            }
-            numbers = range(self._profile.partitions)
-            if all(n in halted or self.watch.landed(n) for n in numbers):
-                self.halted = len(halted)
+            if all(self.watch.landed(n) for n in range(self._profile.partitions)):
                 return
             phases = {p.phase for c in self.consumers for p in c.assignment}
             slow = phases & {Phase.WAITING, Phase.BACKING_OFF, Phase.LEAVING}
@@ -231,9 +223,23 @@ class World:
         stages = len(insert.stages) if self._rng.random() < 0.5 else 1
         self.watch.note(f"server lands {insert.stages[:stages]} of {insert.stamp}")
         for _ in range(stages):
-            ended = self.clickhouse.step(insert, self.seconds)
-        if ended:
-            self._answer(insert, InsertAnswered(Outcome.LANDED))
+            if insert.throws:
+                self.clickhouse.end(insert)
+                break
+            self.clickhouse.step(insert, self.seconds)
+        if not self._runs(insert):
+            self._answer(insert, _end(insert))
+
+    def _runs(self, insert: Insert) -> bool:
+        return insert in self.clickhouse.running
+
+    def _land(self, insert: Insert) -> None:
+        """To its end: whole, or until the view throws."""
+        while self._runs(insert):
+            if insert.throws:
+                self.clickhouse.end(insert)
+            else:
+                self.clickhouse.step(insert, self.seconds)
 
     def _answer(self, insert: object, answer: InsertAnswered) -> None:
         for consumer, job in self._jobs():
@@ -363,8 +369,7 @@ class World:
             consumer, job = found
             assert job.insert is not None
             self.watch.note(f"the insert {job.insert.stamp} lands, its reply is lost")
-            while not self.clickhouse.step(job.insert, self.seconds):
-                pass
+            self._land(job.insert)
             consumer.done(job, InsertAnswered(Outcome.FAILED, "no answer"))
 
     def _insert_given_up(self) -> None:
@@ -458,3 +463,25 @@ class World:
         if self.kafka.resets[number]:
             self.kafka.trim(number, low)
             self.watch.note(f"log of {number} trimmed to {low}")
+
+    def _trim_unread(self) -> None:
+        """Retention overtakes the consumers."""
+        number = self._rng.randrange(self._profile.partitions)
+        low = self._rng.randint(self.kafka.lows[number], self.kafka.high(number))
+        self.watch.trimmed(number, low)
+        self.kafka.trim(number, low)
+        self.watch.note(f"log of {number} trimmed to {low}, read or not")
+
+    def _recreate(self) -> None:
+        if self.kafka.incarnation == 0:
+            self.watch.note("the topic is deleted and made again")
+            self.kafka.recreate()
+            for number in range(self._profile.partitions):
+                self.kafka.free(number)
+
+
+def _end(insert: Insert) -> InsertAnswered:
+    """How an insert that has come to its end is answered."""
+    if insert.stages:
+        return InsertAnswered(Outcome.REFUSED, "the view throws")
+    return InsertAnswered(Outcome.LANDED)

@@ -1,0 +1,169 @@
+"""What the lines of a batch hold, and what the table has of them.
+
+Only after a doubt: the happy path never looks into a line. A line that cannot be read here is in no
+ClickHouse partition; whether it is bad is for `schemas.record` to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from clickhouse_connect.driver.client import Client
+
+from consumer.batch import Batch, Letter
+from consumer.commands import Sifted
+from consumer.ledger import Source
+from schemas.record import Fault, faults
+from schemas.tables import EVENTS, clickhouse_partition
+
+# created_at first: it prunes to the few parts and granules that can hold a batch's rows.
+_BETWEEN = (
+    "created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
+    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC')"
+)
+_STAMPED = (
+    f"{_BETWEEN} AND _topic_id = {{topic_id:String}} AND _partition = {{partition:UInt32}} "
+    "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}"
+)
+_IDS_AT_ONCE = 5_000
+_AT_ROW = re.compile(r"\(at row (\d+)\)")
+
+
+class _Line(msgspec.Struct):
+    id: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a line falls: its id, its time (epoch milliseconds), and its ClickHouse partition."""
+
+    id: str
+    created_at: int
+    partition: str
+
+
+def placed(batch: Batch) -> Iterator[Placed | None]:
+    """Of each line, in order; None where that cannot be read from it."""
+    decode = msgspec.json.Decoder(_Line).decode
+    for text in batch.lines():
+        try:
+            line = decode(text)
+            yield Placed(line.id, line.created_at, clickhouse_partition(line.created_at))
+        except (msgspec.MsgspecError, ValueError):
+            yield None
+
+
+class Content:
+    """Questions about a batch's lines, asked of the table. Raises what the client raises."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def missing(self, source: Source, batch: Batch, epoch: int) -> tuple[set[str], set[str]]:
+        """ClickHouse partitions that the batch maps to and that have no row of it; and all that it
+        maps to."""
+        lines: dict[str, list[Placed]] = {}
+        for line in placed(batch):
+            if line is not None:
+                lines.setdefault(line.partition, []).append(line)
+        stamped = {
+            row[0]
+            for row in self._stamped(
+                "DISTINCT _partition_id", source, batch, epoch,
+                [line for several in lines.values() for line in several],
+            )
+        }  # fmt: skip
+        unstamped = lines.keys() - stamped
+        return {p for p in unstamped if not self._all_there(lines[p])}, set(lines)
+
+    def _all_there(self, lines: list[Placed]) -> bool:
+        """Whether the table has every one of these ids, whoever brought it. A batch of resends
+        collapses into the rows that came before it, and can lose its last stamp so."""
+        wanted = {line.id.lower() for line in lines}
+        return len(wanted) <= _IDS_AT_ONCE and wanted <= self._there(lines)
+
+    def _there(self, lines: list[Placed], *, anywhere: bool = False) -> set[str]:
+        """Those of the ids that the table has. `anywhere`: whatever their time is there."""
+        found: set[str] = set()
+        for start in range(0, len(lines), _IDS_AT_ONCE):
+            some = lines[start : start + _IDS_AT_ONCE]
+            rows = self._client.query(
+                f"SELECT DISTINCT toString(id) FROM {EVENTS} "
+                f"WHERE {'1' if anywhere else _BETWEEN} AND id IN {{ids:Array(UUID)}}",
+                parameters={**_times(some), "ids": sorted({line.id for line in some})},
+            ).result_rows
+            found |= {row[0] for row in rows}
+        return found
+
+    def _stamped(
+        self, what: str, source: Source, batch: Batch, epoch: int, lines: list[Placed],
+        only: str = "", **more: object,
+    ) -> Sequence[Sequence[str]]:  # fmt: skip
+        """Of the rows that this very batch brought."""
+        if not lines:
+            return ()
+        rows: Sequence[Sequence[str]] = self._client.query(
+            f"SELECT {what} FROM {EVENTS} WHERE {_STAMPED} {only}",
+            parameters={
+                **_times(lines),
+                "topic_id": source.topic_id,
+                "partition": source.partition,
+                "first": batch.first,
+                "end": batch.end,
+                "epoch": epoch,
+                **more,
+            },
+        ).result_rows
+        return rows
+
+    def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted:
+        """See `commands.Sift`. A line that cannot be placed is kept: a refusal will show it."""
+        lines = list(placed(batch))
+        partitions = frozenset(line.partition for line in lines if line is not None)
+        if by_ids:
+            there = self._there([line for line in lines if line is not None], anywhere=True)
+            wanted = [line is None or line.id.lower() not in there for line in lines]
+        else:
+            wanted = [line is None or line.partition not in landed for line in lines]
+        return Sifted(batch.only(wanted) if any(wanted) else None, partitions)
+
+    def letters(
+        self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
+    ) -> tuple[Letter, ...]:
+        """See `commands.Isolate`: the lines that are at fault by themselves, or else the row that
+        ClickHouse named."""
+        origins = list(batch.origins())
+        found = dict(faults(text for _, _, text in origins))
+        named = _AT_ROW.search(refusal)
+        if not found and named and 0 < int(named.group(1)) <= len(origins):
+            found = {int(named.group(1)) - 1: Fault("refused", refusal)}
+        if not found:
+            return ()
+        in_table = self._in_table(source, batch, landed_epoch, found)
+        return tuple(
+            Letter(*origins[index], fault.reason, fault.error, index in in_table)
+            for index, fault in sorted(found.items())
+        )
+
+    def _in_table(
+        self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Fault]
+    ) -> set[int]:
+        """Those lines of which the row itself is in the table, brought by this batch."""
+        if epoch is None:
+            return set()
+        lines = {i: line for i, line in enumerate(placed(batch)) if i in found and line is not None}
+        rows = self._stamped(
+            "DISTINCT toString(id)", source, batch, epoch, list(lines.values()),
+            "AND id IN {ids:Array(UUID)}", ids=sorted({line.id for line in lines.values()}),
+        )  # fmt: skip
+        there = {row[0] for row in rows}
+        return {i for i, line in lines.items() if line.id.lower() in there}
+
+
+def _times(lines: Iterable[Placed]) -> dict[str, int]:
+    times = [line.created_at for line in lines]
+    return {"least": min(times), "most": max(times)} if times else {}
