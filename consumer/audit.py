@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,23 +70,41 @@ def moment(text: str) -> int:
     return int(at.timestamp() * 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to look at: batches that landed from `since_ms` to before `until_ms` (0 and 0: all), of
+    one Kafka partition or of all."""
+
+    since_ms: int = 0
+    until_ms: int = 0
+    partition: int | None = None
+
+    @property
+    def ranged(self) -> bool:
+        return self.until_ms != 0
+
+    def wants(self, partition: int) -> bool:
+        return self.partition in (None, partition)
+
+
 def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     """The command. Returns its exit code."""
-    since_ms, until_ms = flags.since or 0, flags.until or 0
+    asked = Asked(partition=flags.partition)
     if flags.since is not None or flags.until is not None:
-        until_ms = until_ms or int(time.time() * 1000) + _DAY_MS
-        if since_ms >= until_ms:
+        until_ms = flags.until or int(time.time() * 1000) + _DAY_MS
+        asked = Asked(flags.since or 0, until_ms, flags.partition)
+        if asked.since_ms >= until_ms:
             print("penstock-consumer: --from must be before --to", file=sys.stderr)
             return 2
     bar = Bar(sys.stderr)
     try:
-        verdicts = audit(settings, since_ms, until_ms, flags.partition, bar)
+        verdicts = audit(settings, asked, bar)
     except (LogError, ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"penstock-consumer: the audit was not done: {why}", file=sys.stderr)
         return 1
     except orjson.JSONDecodeError:
-        print("penstock-consumer: ClickHouse broke off an answer", file=sys.stderr)
+        print("penstock-consumer: the audit was not done: an answer broke off", file=sys.stderr)
         return 1
     finally:
         bar.close()
@@ -96,9 +115,7 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     return 1 if any(v.unexplained.total() for v in verdicts) else 0
 
 
-def audit(
-    settings: ConsumerSettings, since_ms: int, until_ms: int, only: int | None, bar: Bar
-) -> list[Verdict]:
+def audit(settings: ConsumerSettings, asked: Asked, bar: Bar) -> list[Verdict]:
     """Raises LogError, the clients' errors, and orjson.JSONDecodeError for an answer cut short."""
     log = Log(settings)
     client = None
@@ -106,10 +123,7 @@ def audit(
         commits = log.commits()  # first: what is below them has landed before the tables are read
         client = connected(settings)
         tables = Tables(client)
-        listed = tables.listed(since_ms, until_ms)
-        return list(
-            _verdicts(settings, log, commits, tables, listed, since_ms, until_ms, only, bar)
-        )
+        return list(_verdicts(settings, log, commits, tables, asked, bar))
     finally:
         log.close()
         if client is not None:
@@ -121,35 +135,17 @@ def _verdicts(
     log: Log,
     commits: Mapping[int, Commit],
     tables: Tables,
-    listed: Sequence[Listed],
-    since_ms: int,
-    until_ms: int,
-    only: int | None,
+    asked: Asked,
     bar: Bar,
 ) -> Iterator[Verdict]:
+    listed = tables.listed(asked.since_ms, asked.until_ms)
     ours = [found for found in listed if found.topic == settings.kafka_topic]
-    ranged = until_ms != 0
-    narrow = ranged or only is not None
-    looked_at = [f for f in ours if f.first < f.end and only in (None, f.partition)]
-    ranges = [
-        (f.topic_id, f.partition, f.first, f.end if ranged else _NO_END)
-        for f in looked_at
-        if narrow
-    ]
-    scope = Scope(
-        topic_ids=sorted({found.topic_id for found in ours}),
-        other_topic_ids=sorted({f.topic_id for f in listed} - {f.topic_id for f in ours}),
-        ranges=ranges or [("", 0, 0, 0)] * narrow,
-        partitions=_months(tables, ranges, since_ms, until_ms) if ranged else [],
-        since_ms=since_ms,
-        until_ms=until_ms,
-    )
-    limits = settings.limits
-    quiet = int((limits.insert_deadline_seconds + limits.insert_max_seconds) * 1000)
+    bar.begin(sum(f.parts for f in ours if asked.wants(f.partition)))
     causes = Causes(tables, log)
-    bar.begin(sum(found.parts for found in looked_at))
+    limits = settings.limits
+    in_flight_ms = int((limits.insert_deadline_seconds + limits.insert_max_seconds) * 1000)
     seen = set()
-    for topic_id, partition, parts in tables.parts(scope):
+    for topic_id, partition, parts in tables.parts(_scope(tables, log, listed, ours, asked)):
         if not topic_id:
             yield _without_batch(parts)
             continue
@@ -157,34 +153,56 @@ def _verdicts(
         current = topic_id == log.topic_id
         commit = commits.get(partition) if current else None
         limit, words = said(commit, topic_id) if current else (None, "of an earlier topic")
+        from_the_start = commit is not None and limit is not None and not asked.ranged
         walk = Walk(
             topic_id,
             partition,
-            start=commit.low if commit is not None and limit is not None and not ranged else None,
+            start=commit.low if commit is not None and from_the_start else None,
             limit=limit,
-            quiet_ms=tables.now_ms - quiet if current else None,
+            quiet_ms=tables.now_ms - in_flight_ms if current else None,
         )
-        verdict = _walked(walk, parts, causes, words, bar, to_the_commit=not ranged)
-        _trimmed(verdict, limit, commit)
-        yield verdict
+        yield _walked(walk, parts, causes, words, bar, commit, asked)
     for partition, commit in commits.items():
-        if (log.topic_id, partition) in seen or only not in (None, partition):
-            continue
-        limit, words = said(commit, log.topic_id)
-        walk = Walk(log.topic_id, partition, commit.low, limit)
-        verdict = _walked(walk, (), causes, words, bar, to_the_commit=not ranged)
-        _trimmed(verdict, limit, commit)
-        yield verdict
+        if (log.topic_id, partition) not in seen and asked.wants(partition):
+            limit, words = said(commit, log.topic_id)
+            walk = Walk(log.topic_id, partition, commit.low, limit)
+            yield _walked(walk, iter(()), causes, words, bar, commit, asked)
+
+
+def _scope(
+    tables: Tables, log: Log, listed: Sequence[Listed], ours: Sequence[Listed], asked: Asked
+) -> Scope:
+    topic_ids = {found.topic_id for found in ours}
+    others = {found.topic_id for found in listed} - topic_ids
+    ranges: list[tuple[str, int, int, int]] = []
+    if asked.ranged:
+        ranges = [
+            (f.topic_id, f.partition, f.first, f.end)
+            for f in ours
+            if f.first < f.end and asked.wants(f.partition)
+        ]
+    elif asked.partition is not None:
+        ranges = [(one, asked.partition, 0, _NO_END) for one in {*topic_ids, log.topic_id}]
+    if asked.ranged and not ranges:
+        ranges = [("", 0, 0, 0)]  # nothing landed then
+    return Scope(
+        topic_ids=sorted(topic_ids),
+        other_topic_ids=sorted(others),
+        ranges=ranges,
+        partitions=_months(tables, ranges, asked) if asked.ranged else [],
+        since_ms=asked.since_ms,
+        until_ms=asked.until_ms,
+    )
 
 
 def _walked(
     walk: Walk,
-    parts: Iterator[Part] | tuple[()],
+    parts: Iterator[Part],
     causes: Causes,
     words: str,
     bar: Bar,
-    *,
-    to_the_commit: bool,
+    commit: Commit | None,
+    asked: Asked,
 ) -> Verdict:
     verdict = Verdict(walk.topic_id, walk.partition, words)
     for part in parts:
@@ -192,10 +210,12 @@ def _walked(
         for fault in walk.take(part):
             verdict.add(Finding(fault, causes.explain(fault)))
     for fault in walk.finish():
-        if to_the_commit or fault.kind is not Kind.GAP:
+        if not asked.ranged or fault.kind is not Kind.GAP:  # a range need not reach the commit
             verdict.add(Finding(fault, causes.explain(fault)))
     verdict.batches, verdict.rows, verdict.in_flight = walk.batches, walk.rows, walk.in_flight
     verdict.first, verdict.end = walk.first or 0, walk.reach or 0
+    if not asked.ranged:
+        _trimmed(verdict, walk.limit, commit)
     return verdict
 
 
@@ -219,9 +239,7 @@ def _without_batch(parts: Iterator[Part]) -> Verdict:
     return verdict
 
 
-def _months(
-    tables: Tables, ranges: Sequence[tuple[str, int, int, int]], since_ms: int, until_ms: int
-) -> list[str]:
+def _months(tables: Tables, ranges: Sequence[tuple[str, int, int, int]], asked: Asked) -> list[str]:
     """ClickHouse partitions that the ledger names in these ranges, and those of the time range."""
     named = {
         str(where)
@@ -232,7 +250,7 @@ def _months(
             ranges=ranges,
         )
     }
-    at, until_ms = max(since_ms, CREATED_AT_FIRST), min(until_ms, CREATED_AT_END)
+    at, until_ms = max(asked.since_ms, CREATED_AT_FIRST), min(asked.until_ms, CREATED_AT_END)
     while at < until_ms:
         named.add(clickhouse_partition(at))
         at += 27 * _DAY_MS  # no month is left out

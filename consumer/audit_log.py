@@ -13,6 +13,7 @@ from typing import Any
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.config import ConsumerSettings
+from consumer.dead_letters import dead_letter_topic
 from consumer.kafka import connection, topic_identity
 from consumer.ledger import decode
 from consumer.ports import LogError
@@ -93,7 +94,7 @@ class Log:
 
     def letters(self) -> Iterator[Letter]:
         """All letters that there are. None where there is no dead-letter topic."""
-        dead = f"{self._topic}.dead"
+        dead = dead_letter_topic(self._topic)
         with _told():
             ends = {
                 number: self._consumer.get_watermark_offsets(
@@ -146,7 +147,7 @@ def _letter(headers: Sequence[tuple[str, bytes | None]]) -> Letter | None:
             int(given["penstock.partition"]),
             int(given["penstock.offset"]),
             int(given["penstock.line"]),
-            given.get("penstock.in_table", "") in ("1", "true", "yes"),
+            given.get("penstock.in_table") == "1",
         )
     except (KeyError, ValueError):
         return None  # somebody else's

@@ -124,7 +124,7 @@ class Walk:
         self.rows = 0
         self.in_flight = 0
         self._start = start
-        self._limit = limit
+        self.limit = limit
         self._quiet_ms = quiet_ms
         self._last: tuple[int, int, int] | None = None
         self._run: _Run | None = None
@@ -132,8 +132,8 @@ class Walk:
 
     def take(self, part: Part) -> Iterator[Fault]:
         flies = (
-            part.end > self._limit
-            if self._limit is not None
+            part.end > self.limit
+            if self.limit is not None
             else self._quiet_ms is not None and part.landed_ms > self._quiet_ms
         )
         if self._run is not None and part.first >= self._run.end:
@@ -143,8 +143,8 @@ class Walk:
             self.first = part.first
         if self.reach is None:
             self.reach = part.first if self._start is None else min(self._start, part.first)
-        if part.first > self.reach and (self._limit is None or self.reach < self._limit):
-            yield self._gap(self.reach, min(part.first, self._limit or part.first))
+        if part.first > self.reach and (self.limit is None or self.reach < self.limit):
+            yield self._gap(self.reach, min(part.first, self.limit or part.first))
         self.reach = max(self.reach, part.end)
         if self._run is None:
             self._run = _Run(part.first, part.end)
@@ -155,8 +155,8 @@ class Walk:
             yield from self._close()
         yield from self._passed(None)
         reach = self._start if self.reach is None else self.reach
-        if self._limit is not None and reach is not None and reach < self._limit:
-            yield self._gap(reach, self._limit)
+        if self.limit is not None and reach is not None and reach < self.limit:
+            yield self._gap(reach, self.limit)
 
     # --- one part ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __
 )
 
 from consumer.config import ConsumerSettings
+from consumer.dead_letters import dead_letter_topic
 from consumer.findings import Away, Finding, warning
 from consumer.kafka import connection, topic_identity
 from consumer.ports import LogError
@@ -64,7 +65,7 @@ def look(settings: ConsumerSettings) -> Kafka:
         *_topic(settings, topic),
         *_durability(settings, topics[settings.kafka_topic], topic),
     ]
-    dead = dead_topic(settings)
+    dead = dead_letter_topic(settings.kafka_topic)
     if dead in topics:
         found += _dead_letters(settings, asked.topic(dead), topic)
     else:
@@ -73,10 +74,6 @@ def look(settings: ConsumerSettings) -> Kafka:
     if leader >= 0:
         found += _broker(settings, asked.broker(leader))
     return Kafka((*found, *asked.refused), members)
-
-
-def dead_topic(settings: ConsumerSettings) -> str:
-    return f"{settings.kafka_topic}.dead"
 
 
 class _Settings:
@@ -229,7 +226,7 @@ def _durability(
 
 
 def _no_dead_letters(settings: ConsumerSettings, topic: Config) -> Finding:
-    dead, size = dead_topic(settings), int(topic.get("max.message.bytes", 0))
+    dead, size = dead_letter_topic(settings.kafka_topic), int(topic.get("max.message.bytes", 0))
     more = f" --config max.message.bytes={size}" if size else ""
     return warning(
         f"topic {dead!r} does not exist: one event that ClickHouse refuses makes its partition "
@@ -240,7 +237,7 @@ def _no_dead_letters(settings: ConsumerSettings, topic: Config) -> Finding:
 
 
 def _dead_letters(settings: ConsumerSettings, dead: Config, topic: Config) -> Iterator[Finding]:
-    name = dead_topic(settings)
+    name = dead_letter_topic(settings.kafka_topic)
     if "compact" in dead.get("cleanup.policy", ""):
         yield warning(
             f"topic {name!r} has cleanup.policy={dead['cleanup.policy']}, and letters that are "

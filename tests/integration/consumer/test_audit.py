@@ -453,6 +453,34 @@ def test_rows_without_a_batch(world: World) -> None:
     assert world.run()[0] == 1
 
 
+def test_a_rewind_that_was_recorded(world: World) -> None:
+    """Offsets that were passed over, or whose rows were taken out, on purpose."""
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10")
+    world.delete("first = 20", "batches")
+    world.delete("_first = 20")
+    missing = [
+        ("gap", 20, 30, "", False),
+        ("no rows", 10, 20, "202601", False),
+        ("no rows", 10, 20, "202602", False),
+    ]
+    assert sorted(world.findings()) == missing
+    world.client.command(
+        "CREATE TABLE rewinds (topic_id String, partition UInt32, first UInt64, end UInt64, "
+        "at DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY (topic_id, partition, first)"
+    )
+    assert sorted(world.findings()) == missing
+    world.client.command(
+        "INSERT INTO rewinds VALUES "
+        f"('{world.topic_id}', 0, 5, 25, now64(3)), ('another', 0, 20, 30, now64(3)), "
+        f"('{world.topic_id}', 1, 20, 30, now64(3))"
+    )
+    assert sorted(world.findings()) == [missing[0], *((*f[:4], True) for f in missing[1:])]
+    world.client.command(f"INSERT INTO rewinds VALUES ('{world.topic_id}', 0, 25, 30, now64(3))")
+    assert [explained for *_, explained in world.findings()] == [True, True, True]
+
+
 # --- what is in flight, and what is looked at ----------------------------------------------------
 
 

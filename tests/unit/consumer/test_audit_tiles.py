@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 
 import pytest
 
 from consumer.audit import moment
-from consumer.audit_report import Finding, Verdict
+from consumer.audit_report import Bar, Finding, Verdict
 from consumer.audit_tables import joined
 from consumer.audit_tiles import Fault, Kind, Part, Walk
 
@@ -209,3 +210,21 @@ def test_a_verdict_shows_a_bounded_number_and_counts_all() -> None:
 )
 def test_a_moment(text: str, expected: int) -> None:
     assert moment(text) == expected
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal_and_nothing_elsewhere() -> None:
+    for out, shown in ((Terminal(), True), (io.StringIO(), False)):
+        bar = Bar(out)
+        bar.begin(1024)
+        for _ in range(1024):
+            bar.step()
+        bar.close()
+        assert ("0% of 1,024" in out.getvalue()) is shown
+        assert ("25% of 1,024" in out.getvalue()) is shown
+        assert bool(out.getvalue()) is shown
+        assert not out.getvalue().rpartition("\r")[2], "the line is cleared at the end"
