@@ -25,6 +25,7 @@ _library_log.addFilter(Sparing())
 
 _CALL_SECONDS = 10.0
 _READ_SECONDS = 60.0  # without a record of a range that the log has
+_POLL_SECONDS = 0.1  # `consume` waits so long for more
 _FETCHED = 500
 
 
@@ -117,7 +118,7 @@ class Log:
             while position < end:
                 if time.monotonic() > deadline:
                     raise LogError(f"Kafka: nothing came of {topic} [{partition}] at {position}")
-                for message in self._consumer.consume(_FETCHED, 0.5):
+                for message in self._consumer.consume(_FETCHED, _POLL_SECONDS):
                     deadline = time.monotonic() + _READ_SECONDS
                     error = message.error()
                     if error is None:

@@ -26,7 +26,13 @@ from consumer.config import ConsumerSettings
 from consumer.findings import Finding, warning
 from schemas.check import differences
 from schemas.layout import quoted
-from schemas.tables import BATCHES, DEDUPLICATED, DEDUPLICATION_WINDOW, EVENTS, LANDING
+from schemas.tables import (
+    BATCHES,
+    DEDUPLICATED,
+    DEDUPLICATION_WINDOW,
+    EVENTS,
+    LANDING,
+)
 
 _CLOCK_WARNS_SECONDS = 1.0
 _CLOCK_REFUSES_SECONDS = 2.5
@@ -36,14 +42,18 @@ _FATAL = {164, 452, 497}  # read-only, a constraint, no right
 
 # Right by right, the tables it is needed on ("*": the database, "": the server).
 _INSERTING = {"INSERT": (LANDING,), "SELECT": (EVENTS, BATCHES)}
-# What a mend and a rebuild need: scratch tables, parts put in place, inserts held and looked at.
+_PLACES = {"*": "the database", "": "the server"}
+# What a mend and a rebuild need: scratch tables, whose names nobody can know before, parts put in
+# place, inserts held and looked at.
 _MENDING = {
-    "SELECT": DEDUPLICATED,
-    "INSERT": DEDUPLICATED,
-    "ALTER DELETE": DEDUPLICATED,
-    "ALTER CONSTRAINT": (EVENTS,),
+    "SELECT": ("*",),
+    "INSERT": ("*",),
+    "ALTER DELETE": ("*",),
+    "ALTER CONSTRAINT": ("*",),
     "CREATE TABLE": ("*",),
     "DROP TABLE": ("*",),
+    "TRUNCATE": ("*",),
+    "SYSTEM MERGES": ("*",),
     "KILL QUERY": ("",),
 }
 
@@ -138,7 +148,7 @@ def _rights(settings: ConsumerSettings, client: Client) -> Iterator[Finding]:
         if not lacking:
             continue
         shown = "; ".join(
-            f"{right} on {', '.join(on or 'the server' for on in places)}"
+            f"{right} on {', '.join(_PLACES.get(on, on) for on in places)}"
             for right, places in lacking.items()
         )
         here = ", ".join(right for right, places in lacking.items() if "" not in places)

@@ -306,6 +306,22 @@ def test_a_short_batch_of_dead_letters(world: World) -> None:
     assert world.findings() == [("short batch", 0, 10, "", True)]
 
 
+def test_a_row_that_landed_and_is_not_in_every_view(world: World) -> None:
+    """A view threw: the table has the row, the ledger was written without it."""
+    world.land(0, 10)
+    world.client.command(
+        "ALTER TABLE batches UPDATE rows = rows - 1 WHERE clickhouse_partition = '202601'",
+        settings={"mutations_sync": 1},
+    )
+    world.commit(10)
+    found = [("double", 0, 10, "202601"), ("short batch", 0, 10, "")]
+    assert sorted(world.findings()) == [(*one, False) for one in found]
+    world.letter(8)
+    assert sorted(world.findings()) == [(*found[0], False), (*found[1], True)]
+    world.letter(8, in_table="1")
+    assert sorted(world.findings()) == [(*one, True) for one in found]
+
+
 def test_rows_that_are_gone(world: World) -> None:
     world.land_all()
     world.commit(30)
