@@ -200,5 +200,8 @@ class _Events:
 
 def _told(error: KafkaError) -> str:
     if error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
-        return "another replay or drop has taken over: what is still open is up to that one"
+        return (
+            "another replay or drop has taken over, or this one stood still for too long: what is "
+            "settled stays settled; run it again for what is still open"
+        )
     return f"Kafka: {error.str()}"
