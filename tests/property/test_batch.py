@@ -78,11 +78,13 @@ def test_a_batch_is_the_lines_of_its_log(log: Log, cuts: list[int]) -> None:
 
 @given(st.lists(VALUES, max_size=8))
 def test_joined_values_have_no_empty_line(values: list[bytes | None]) -> None:
-    text, rows = join(values)
+    text, rows, sizes = join(values)
     lines = text.split(b"\n") if text else []
     assert b"" not in lines
     assert lines == lines_of(list(enumerate(values)))
     assert rows == len(lines)
+    own = [lines_of([(0, value)]) for value in values]
+    assert list(sizes) == [len(b"\n".join(each)) for each in own]
 
 
 @given(logs(), st.integers(0, 40), CUTS)

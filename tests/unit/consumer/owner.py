@@ -19,11 +19,13 @@ from consumer.commands import (
     Fetch,
     InsertAnswered,
     Outcome,
+    ReadTopic,
     SendCommit,
     SendInsert,
     StampsRead,
+    TopicRead,
 )
-from consumer.ledger import Intent, Open, Source, decode, encode
+from consumer.ledger import Intent, Mark, Note, Open, Source, decode, encode
 from consumer.partition import Limits, Now, Partition
 from consumer.recovery import Commit, Coverage, Covered
 from consumer.retry import Backoff
@@ -68,12 +70,14 @@ def intent(first: int, end: int, at: float = 0.0, epoch: int = 0, version: int =
     return Intent(first, end, text.rows, text.digest, epoch, version, TOPIC_ID, ms(at))
 
 
-def committed(
-    note: Intent | Open, offset: int | None = None, low: int = 0, high: int = 100
-) -> Commit:
+def mark(first: int, end: int, at: float = 0.0, epoch: int = 1, version: int = 1) -> Mark:
+    return Mark(first, end, epoch, version, TOPIC_ID, ms(at))
+
+
+def committed(note: Note, offset: int | None = None, low: int = 0, high: int = 100) -> Commit:
     """Kafka's commit as a member of ours made it."""
     if offset is None:
-        assert isinstance(note, Intent)
+        assert not isinstance(note, Open)
         offset = note.first
     return Commit(offset, encode(offset, note), low, high)
 
@@ -94,7 +98,9 @@ def coverage(
 
 
 def covered(first: int, end: int, epoch: int = 0, at: float = 0.0) -> Covered:
-    return Covered(first, end, epoch, frozenset({"202601"}), ms(at))
+    """A batch of one line a record that is whole, in one ClickHouse partition."""
+    part, rows = frozenset({"202601"}), end - first
+    return Covered(first, end, epoch, part, part, ms(at) + 500, rows, rows, 1, ms(at))
 
 
 def only(commands: Sequence[Command], kind: type[T]) -> T:
@@ -109,10 +115,15 @@ def kinds(commands: Sequence[Command]) -> list[str]:
 
 
 class Owner:
-    """Assigned at `at`. What it was last told to commit and to insert is remembered."""
+    """Assigned at `at`. What it was last told to commit and to insert is remembered.
 
-    def __init__(self, at: float = 1000.0, limits: Limits = LIMITS) -> None:
+    That the topic is the same it tells the partition by itself, as soon as it is asked, and the
+    question is not among the commands; unless `silent`.
+    """
+
+    def __init__(self, at: float = 1000.0, limits: Limits = LIMITS, silent: bool = False) -> None:
         self.at = at
+        self.silent = silent
         self.partition = Partition(SOURCE, limits, self.now)
         self.commit = SendCommit(-1, "")
         self.insert: SendInsert | None = None
@@ -122,12 +133,17 @@ class Owner:
         return Now(self.at, ms(self.at))
 
     def _seen(self, commands: list[Command]) -> list[Command]:
+        told: list[Command] = []
         for command in commands:
             if isinstance(command, SendCommit):
                 self.commit = command
             elif isinstance(command, SendInsert):
                 self.insert = command
-        return commands
+            if isinstance(command, ReadTopic) and not self.silent:
+                told += self.on(TopicRead(TOPIC_ID, command.asked))
+            else:
+                told.append(command)
+        return told
 
     # --- what happens to it --------------------------------------------------------------------
 
@@ -156,17 +172,17 @@ class Owner:
     ) -> list[Command]:
         return self.on(CommitAnswered(metadata or self.commit.metadata, answer, "said so"))
 
-    def inserted(self, outcome: Outcome = Outcome.LANDED) -> list[Command]:
-        return self.on(InsertAnswered(outcome, "said so"))
+    def inserted(self, outcome: Outcome = Outcome.LANDED, rows: int | None = None) -> list[Command]:
+        return self.on(InsertAnswered(outcome, "said so", rows=rows))
 
-    def stamped(self, *missing: str) -> list[Command]:
-        return self.on(StampsRead(frozenset(missing)))
+    def stamped(self, *missing: str, rebuilt: Sequence[str] = ()) -> list[Command]:
+        return self.on(StampsRead(frozenset(missing), frozenset(rebuilt)))
 
     def covers(self, *batches: Covered) -> list[Command]:
         return self.on(CoverageRead(coverage(*batches)))
 
     @property
-    def note(self) -> Intent | Open | None:
+    def note(self) -> Note | None:
         """What its last commit says."""
         return decode(self.commit.offset, self.commit.metadata)
 

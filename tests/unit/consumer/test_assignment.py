@@ -13,12 +13,14 @@ from consumer.commands import (
     InsertAnswered,
     Outcome,
     SendCommit,
+    TopicRead,
 )
 from consumer.partition import Limits, Now, Partition, Phase
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,
     SOURCE,
+    TOPIC_ID,
     committed,
     coverage,
     intent,
@@ -84,7 +86,9 @@ def test_answers_and_records_go_to_their_partition() -> None:
     found = assignment.on(partition, CoverageRead(coverage()), NOW)
     assert [(p, type(c).__name__) for p, c in found] == [(partition, "Fetch")]
     commands = assignment.records(1, records(0, 4), NOW)
-    assert [(p, type(c).__name__) for p, c in commands] == [(partition, "SendCommit")]
+    assert [(p, type(c).__name__) for p, c in commands] == [
+        (partition, "SendCommit"), (partition, "ReadTopic")
+    ]  # fmt: skip
 
 
 def test_records_of_a_partition_that_was_given_up_are_dropped() -> None:
@@ -98,8 +102,8 @@ def test_time_passes_for_all() -> None:
         assignment.records(number, records(0, 1), NOW)
     assert assignment.tick(Now(1001.9, ms(1001.9))) == []
     commands = assignment.tick(Now(1002.0, ms(1002.0)))
-    assert [p for p, _ in commands] == [one, two]
-    assert kinds([c for _, c in commands]) == ["SendCommit", "SendCommit"]
+    assert [p for p, _ in commands] == [one, one, two, two]
+    assert kinds([c for _, c in commands]) == ["SendCommit", "ReadTopic"] * 2
 
 
 # --- the rate ---------------------------------------------------------------------------------
@@ -184,9 +188,8 @@ def test_a_partition_is_held_for_its_own_ready_batches_until_it_is_drained() -> 
     assert assignment.fetched() == {2}
 
     def lands() -> None:
-        assert isinstance(commands[-1][1], SendCommit)
-        metadata = commands[-1][1].metadata
-
+        metadata = [c.metadata for _, c in commands if isinstance(c, SendCommit)][-1]
+        assignment.on(one, TopicRead(TOPIC_ID, metadata), NOW)
         assignment.on(one, CommitAnswered(metadata, Answer.APPLIED), NOW)
         commands.extend(assignment.on(one, InsertAnswered(Outcome.LANDED), NOW))
 
@@ -223,11 +226,11 @@ def test_phases_are_counted() -> None:
 
 
 def test_on_a_stop_nothing_new_is_begun_and_the_running_insert_is_waited_for() -> None:
-
     assignment = sharing()
     busy, idle = owned(assignment, 1), owned(assignment, 2)
-    ((_, command),) = assignment.records(1, records(0, 4), NOW)
+    _, command = assignment.records(1, records(0, 4), NOW)[0]
     assert isinstance(command, SendCommit)
+    assignment.on(busy, TopicRead(TOPIC_ID, command.metadata), NOW)
     assignment.on(busy, CommitAnswered(command.metadata, Answer.APPLIED), NOW)
     assignment.stop()
     assert not assignment.at_rest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from consumer.batch import Records
@@ -24,7 +22,6 @@ from consumer.commands import (
 )
 from consumer.ledger import Open, encode
 from consumer.partition import Limits, Phase
-from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,
     TOPIC_ID,
@@ -32,7 +29,6 @@ from tests.unit.consumer.owner import (
     batch,
     committed,
     coverage,
-    covered,
     intent,
     kinds,
     line,
@@ -235,32 +231,20 @@ def test_a_fenced_commit_is_not_outstanding() -> None:
     assert owner.partition.outstanding is None
 
 
-def halted_with_a_commit_on_its_way() -> Owner:
-    """An intent is replayed, and what follows is read; then its range is found to be another."""
-    owner = Owner()
-    owner.begin(Commit(50, None, 0, 100))
-    owner.at += 50
-    owner.covers(covered(0, 4, at=1000), covered(4, 8, at=1001))
-    owner.read(0, 4)
-    owner.partition._replays[0] = replace(owner.partition._replays[0], count=99)
-    assert only(owner.read(4, 8), Report).what == "halted"
-    assert owner.partition.outstanding == (owner.commit.offset, owner.commit.metadata)
-    return owner
-
-
-def test_a_halted_partition_sees_its_commit_answered() -> None:
-    owner = halted_with_a_commit_on_its_way()
+def test_leaving_it_still_sees_its_commit_answered() -> None:
+    """Until it has left, the answer decides whether the partition may be given up."""
+    owner = Owner.preparing()
+    assert kinds(owner.after(10)) == ["Rejoin"]
     assert owner.answered() == []
     assert owner.partition.outstanding is None
     assert owner.after(100) == []
 
 
-def test_a_halted_partition_leaves_the_group_when_its_commit_is_lost() -> None:
-    owner = halted_with_a_commit_on_its_way()
-    assert kinds(owner.answered(Answer.LOST)) == ["Rejoin"]
+def test_leaving_a_commit_that_is_lost_as_well_is_one_more_reason() -> None:
+    owner = Owner.preparing()
+    owner.after(10)
+    assert owner.answered(Answer.LOST) == [Rejoin("said so")]
     assert owner.partition.outstanding is not None
-    owner = halted_with_a_commit_on_its_way()
-    assert kinds(owner.after(10)) == ["Rejoin"]
 
 
 def test_a_replays_prepare_differs_from_the_commit_that_it_repeats() -> None:
@@ -283,7 +267,7 @@ def test_an_insert_has_its_batch_its_token_and_its_deadline() -> None:
     owner = Owner.preparing()
     command = only(owner.answered(), SendInsert)
     digest = batch(0, 4).digest
-    assert command.token == f"cluster-1:{TOPIC_ID}:3:0-4:4:{digest}:0:events"
+    assert command.token == f"cluster-1:{TOPIC_ID}:3:0-4:4:{digest}:0:events:1:{ms(1000)}"
     assert b"".join(command.batch.body()) == b"\n".join(line(n) for n in range(4))
     assert command.first_attempt_ms is None
 
@@ -330,14 +314,6 @@ def test_waits_between_attempts_grow() -> None:
         owner.inserted(Outcome.FAILED)
         assert owner.after(wait - 0.1) == []
         assert kinds(owner.after(0.1)) == ["SendInsert"]
-
-
-def test_a_refusal_for_the_content_waits_longer_and_is_reported() -> None:
-    owner = Owner.inserting()
-    report = only(owner.inserted(Outcome.REFUSED), Report)
-    assert (report.what, report.batch) == ("refused", batch(0, 4))
-    assert owner.after(1.9) == []
-    assert kinds(owner.after(0.1)) == ["SendInsert"]
 
 
 def test_what_was_not_sent_is_a_first_attempt_again() -> None:
@@ -406,15 +382,6 @@ def test_an_own_insert_that_was_given_up_makes_the_wait_longer() -> None:
     assert kinds(owner.after(0.1)) == ["ReadCommit"]
 
 
-def test_a_server_that_cannot_vouch_for_the_token_halts_the_partition() -> None:
-    owner = Owner.inserting()
-    owner.inserted(Outcome.FAILED)
-    owner.after(1)
-    report = only(owner.inserted(Outcome.RESTARTED), Report)
-    assert report.what == "halted"
-    assert "reconcile" in report.why
-
-
 def test_a_stale_answer_to_an_insert_is_ignored() -> None:
     owner = Owner.reading()
     assert owner.on(InsertAnswered(Outcome.LANDED)) == []
@@ -439,34 +406,37 @@ def test_a_clean_first_answer_is_believed() -> None:
     assert kinds(owner.inserted()) == ["Report", "SendCommit"]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED])
-def test_after_an_unclean_attempt_the_stamps_are_read_before_the_commit(outcome: Outcome) -> None:
-    owner = Owner.inserting()
+def test_after_an_unclean_attempt_the_stamps_are_read_before_the_commit() -> None:
+    owner = unclean()
     before = owner.commit
-    owner.inserted(outcome)
-    owner.after(2)
-    assert owner.inserted() == [ReadStamps(batch(0, 4), 0)]
+    assert owner.inserted() == [ReadStamps(batch(0, 4), 0, ms(1000))]
     assert owner.partition.phase is Phase.CHECKING
     assert owner.commit == before
     assert kinds(owner.stamped()) == ["Report", "SendCommit"]
     assert owner.commit.offset == 4
 
 
-def test_missing_stamps_halt_the_partition_without_a_commit() -> None:
-    owner = unclean()
-    before = owner.commit
-    owner.inserted()
-    report = only(owner.stamped("202602", "202601"), Report)
-    assert report.what == "halted"
-    assert "202601, 202602" in report.why
-    assert owner.commit == before
+def test_more_rows_than_lines_are_checked_and_told() -> None:
+    """Several objects on a line: each of them landed, and the count of lines was not theirs."""
+    owner = Owner.inserting()
+    commands = owner.inserted(rows=5)
+    assert commands == [
+        Report("uneven", "4 lines were sent, ClickHouse read 5 rows", batch(0, 4)),
+        ReadStamps(batch(0, 4), 0, ms(1000)),
+    ]
+    assert kinds(owner.stamped()) == ["Report", "SendCommit"]
+
+
+def test_as_many_rows_as_lines_are_believed() -> None:
+    assert kinds(Owner.inserting().inserted(rows=4)) == ["Report", "SendCommit"]
 
 
 def test_stamps_that_cannot_be_read_are_asked_for_again() -> None:
     owner = unclean()
     owner.inserted()
-    assert owner.on(ReadFailed("away")) == []
-    assert owner.after(1) == [ReadStamps(batch(0, 4), 0)]
+    assert owner.on(ReadFailed("away")) == [Report("put off", "checking: away")]
+    assert owner.after(0.9) == []
+    assert owner.after(0.1) == [ReadStamps(batch(0, 4), 0, ms(1000))]
     assert kinds(owner.stamped()) == ["Report", "SendCommit"]
 
 
@@ -661,8 +631,10 @@ def test_the_oldest_record_held_is_known_by_its_append_time() -> None:
     assert owner.partition.oldest_append_ms == ms(9)
 
 
-def test_the_oldest_of_what_is_ready_counts_while_there_is_no_plan_for_more() -> None:
-    owner = halted_with_a_commit_on_its_way()
+def test_nothing_is_held_and_nothing_is_old_after_leaving() -> None:
+    owner = Owner.preparing()
+    owner.read(4, 9)
+    owner.answered(Answer.LOST)
     assert owner.partition.oldest_append_ms == 0
 
 

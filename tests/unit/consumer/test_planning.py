@@ -26,7 +26,7 @@ from consumer.commands import (
 )
 from consumer.ledger import Open
 from consumer.partition import Phase
-from consumer.recovery import Commit
+from consumer.recovery import Commit, Covered
 from tests.unit.consumer.owner import (
     QUIET_SECONDS,
     TOPIC_ID,
@@ -83,10 +83,10 @@ def test_records_before_the_plan_are_not_taken() -> None:
 def test_a_failed_read_is_tried_again_from_the_commit_after_a_wait() -> None:
     owner = Owner()
     owner.begin(nothing_open(10))
-    assert owner.on(ReadFailed("away")) == []
+    assert owner.on(ReadFailed("away")) == [Report("put off", "planning: away")]
     assert owner.after(0.9) == []
     assert owner.after(0.1) == [ReadCommit()]
-    assert owner.on(ReadFailed("away")) == []
+    assert kinds(owner.on(ReadFailed("away"))) == ["Report"]
     assert owner.after(1.9) == []
     assert owner.after(0.1) == [ReadCommit()]
     assert owner.on(CommitRead(nothing_open(12))) == [ReadCoverage(12, None, whole=False)]
@@ -157,10 +157,14 @@ def test_after_the_wait_the_commit_is_read_again_too() -> None:
     assert owner.on(CommitRead(Commit(50, None, 9, 100))) == [ReadCoverage(9, None, whole=True)]
 
 
-def test_the_wait_counts_from_the_assignment_also_when_the_read_took_long() -> None:
+def test_what_was_asked_before_the_wait_was_over_is_not_believed_after_it() -> None:
+    """The table may have been looked at long before the answer came."""
     owner = Owner()
     owner.begin(FOREIGN)
     owner.at += QUIET_SECONDS
+    assert only(owner.covers(), Report).what == "waiting"
+    assert owner.tick() == [ReadCommit()]
+    owner.on(CommitRead(FOREIGN))
     assert owner.covers()[0] == Fetch(2)
 
 
@@ -173,12 +177,21 @@ def test_an_answer_that_nobody_waits_for_does_not_end_the_wait() -> None:
     assert owner.partition.phase is Phase.WAITING
 
 
-def test_what_landed_before_a_foreign_commit_is_replayed_batch_by_batch() -> None:
+def after_the_wait(commit: Commit, *landed: Covered) -> Owner:
+    """Planned from a foreign commit over what landed."""
     owner = Owner()
-    owner.begin(Commit(50, None, 0, 100))
-    owner.at += QUIET_SECONDS
+    owner.begin(commit)
+    owner.covers(*landed)
+    owner.after(QUIET_SECONDS)
+    owner.on(CommitRead(commit))
+    owner.covers(*landed)
+    return owner
+
+
+def test_what_landed_before_a_foreign_commit_is_replayed_batch_by_batch() -> None:
     landed = (covered(0, 3, at=1000), covered(3, 6, epoch=2, at=1001))
-    assert owner.covers(*landed) == [Fetch(0)]
+    owner = after_the_wait(Commit(50, None, 0, 100), *landed)
+    assert owner.partition.position == 0
     assert kinds(owner.read(0, 8)) == ["SendCommit"]
     assert owner.note == intent(0, 3, at=1000)
     assert kinds(owner.answered()) == ["SendInsert"]
@@ -199,24 +212,39 @@ def test_what_landed_before_a_foreign_commit_is_replayed_batch_by_batch() -> Non
     assert owner.note == intent(6, 8, at=owner.at, epoch=2)
 
 
-def test_an_old_intent_waits_and_then_halts() -> None:
+def test_an_old_intent_waits_and_then_asks_the_rows_themselves_and_is_mended() -> None:
     owner = Owner()
     owner.begin(committed(intent(0, 4, at=900)))
     old = CoverageRead(coverage(seconds=100))
     assert only(owner.on(old), Report).what == "waiting"
+    assert owner.after(QUIET_SECONDS - 0.1) == []
+    assert owner.after(0.1) == [ReadCommit()]
+    # After the wait the ledger, which is only their index, is not enough.
+    asked = owner.on(CommitRead(committed(intent(0, 4, at=900))))
+    assert asked == [ReadCoverage(0, ms(900), whole=True)]
+    report, fetch = owner.on(old)
+    assert isinstance(report, Report)
+    assert report.what == "mending"
+    assert fetch == Fetch(0)
+
+
+def test_after_the_wait_a_commit_that_became_ours_is_read_from() -> None:
+    """A late commit of the owner before may have replaced what was found first."""
+    owner = Owner()
+    owner.begin(FOREIGN)
+    owner.covers()
     owner.after(QUIET_SECONDS)
-    owner.on(CommitRead(committed(intent(0, 4, at=900))))
-    report = only(owner.on(old), Report)
-    assert report.what == "halted"
-    assert "reconcile" in report.why
+    assert owner.on(CommitRead(nothing_open(12))) == [ReadCoverage(12, None, whole=True)]
+    assert owner.covers() == [Fetch(12)]
 
 
 # --- halted -----------------------------------------------------------------------------------
 
 
 def halted() -> Owner:
+    """The table has more than the log: it was cut."""
     owner = Owner()
-    owner.begin(nothing_open(10))
+    owner.begin(committed(Open(0, 1, TOPIC_ID, ms(0)), 10, high=15))
     owner.covers(covered(10, 20))
     assert owner.partition.phase is Phase.HALTED
     return owner
@@ -224,7 +252,7 @@ def halted() -> Owner:
 
 def test_a_halted_partition_says_why_and_does_nothing_more() -> None:
     owner = halted()
-    assert "reconciled" in owner.partition.halted_why
+    assert "ends at 15, before 20" in owner.partition.halted_why
     assert owner.partition.planned
     assert owner.partition.at_rest
     assert not owner.partition.wants_records
@@ -270,7 +298,7 @@ def test_a_replay_is_sent_under_its_old_token() -> None:
     owner = Owner.replaying(note)
     owner.read(0, 4)
     command = only(owner.answered(), SendInsert)
-    assert command.token == f"cluster-1:{TOPIC_ID}:3:0-4:4:{note.digest}:2:events"
+    assert command.token == (f"cluster-1:{TOPIC_ID}:3:0-4:4:{note.digest}:2:events:1:{ms(990)}")
 
 
 def test_a_replay_was_tried_before_so_the_server_must_not_have_been_restarted_since() -> None:
@@ -290,20 +318,6 @@ def test_a_replays_ok_is_believed_only_when_the_stamps_agree() -> None:
     assert only(commands, SendCommit).offset == 4
 
 
-def test_a_replay_that_reads_as_other_text_halts() -> None:
-    owner = Owner.replaying(intent(0, 4, at=990))
-    other = Records(range(4), [line(0), line(1), line(2), b'{"n":99}'], 4, 0)
-    report = only(owner.take(other), Report)
-    assert report.what == "halted"
-    assert "reconcile" in report.why
-
-
-def test_a_replay_from_a_log_that_was_compacted_halts() -> None:
-    owner = Owner.replaying(intent(0, 4, at=990))
-    report = only(owner.take(Records([0, 1, 3], [line(0), line(1), line(3)], 4, 0)), Report)
-    assert report.what == "halted"
-
-
 def test_a_replay_ends_where_the_position_reaches_its_end_also_in_markers() -> None:
     note = intent(0, 4, at=990)
     owner = Owner.replaying(replace(note, end=6))
@@ -314,10 +328,8 @@ def test_a_replay_ends_where_the_position_reaches_its_end_also_in_markers() -> N
 
 
 def test_a_covered_range_without_records_is_passed_by_a_commit_alone() -> None:
-    owner = Owner()
-    owner.begin(Commit(50, None, 0, 100))
-    owner.at += QUIET_SECONDS
-    owner.covers(covered(0, 3, at=1000))
+    unlisted = replace(covered(0, 3, at=1000), expected_rows=None)
+    owner = after_the_wait(Commit(50, None, 0, 100), unlisted)
     assert kinds(owner.take(Records([0], [None], 3, 0))) == ["SendCommit"]
     assert (owner.commit.offset, type(owner.note)) == (3, Open)
 
@@ -339,10 +351,8 @@ def test_a_replay_that_took_too_long_to_read_is_planned_again() -> None:
 
 def test_many_replays_do_not_read_on_while_one_is_ready() -> None:
     """Memory is bounded: only a range that nothing can be sent of before it is whole must be."""
-    owner = Owner()
-    owner.begin(Commit(50, None, 0, 100))
-    owner.at += QUIET_SECONDS
-    owner.covers(*(covered(n, n + 2, at=1000 + n) for n in range(0, 20, 2)))
+    landed = (covered(n, n + 2, at=1000 + n) for n in range(0, 20, 2))
+    owner = after_the_wait(Commit(50, None, 0, 100), *landed)
     owner.read(0, 3)
     assert owner.partition.replaying
     owner.read(3, 5)
