@@ -235,11 +235,13 @@ class ClickHouseTable:
         at = {"topic_id": source.topic_id, "partition": source.partition, "offset": offset}
         covered: dict[tuple[int, int, int], Covered] = {}
         # a line that was written twice counts once
-        for first, end, epoch, partitions, landed_ms, rows, expected_rows in client.query(
+        for first, end, epoch, partitions, landed_ms, rows, *announced in client.query(
             "SELECT first, end, epoch, groupArray(clickhouse_partition), "
-            "toUnixTimestamp64Milli(min(at)), sum(most_rows), any(expected) FROM ("
+            "toUnixTimestamp64Milli(min(at)), sum(most_rows), max(expected), max(version), "
+            "toUnixTimestamp64Milli(max(announced)) FROM ("
             "SELECT first, end, epoch, clickhouse_partition, min(landed_at) AS at, "
-            f"max(rows) AS most_rows, any(expected_rows) AS expected FROM {BATCHES} "
+            "max(rows) AS most_rows, max(expected_rows) AS expected, max(rows_version) AS version, "
+            f"max(announced_at) AS announced FROM {BATCHES} "
             "WHERE topic_id = {topic_id:String} AND partition = {partition:UInt32} "
             "AND end > {offset:UInt64} GROUP BY first, end, epoch, clickhouse_partition) "
             "GROUP BY first, end, epoch",
@@ -253,7 +255,10 @@ class ClickHouseTable:
                 listed=frozenset(partitions),
                 landed_ms=landed_ms - server.clock_ahead_ms,
                 listed_rows=rows,
-                expected_rows=expected_rows,
+                # a line that was restored from the rows knows no more than they
+                expected_rows=announced[0],
+                version=announced[1] or None,
+                announced_ms=announced[2] or None,
             )
         if whole:
             # The ledger is written by a view, and can lack, or have alone, what a crash cut off.

@@ -149,12 +149,17 @@ def decode(offset: int, metadata: str | None) -> Note | None:
     return None
 
 
-def token(source: Source, batch: Batch, epoch: int) -> str:
-    """The insert's deduplication token, which the landing view splits into the rows' stamp. `batch`
-    is the announced one, also where bad rows were taken out of its text since."""
+def token(source: Source, batch: Batch, note: Intent | Mark) -> str:
+    """The insert's deduplication token, which the landing view splits into the rows' stamp.
+
+    `batch` is the announced one, also where bad rows were taken out of its text since; `note`
+    announced it. Its time keeps apart what was announced twice: the same range of the same log may
+    come again, when its offsets were reset, while the deduplication log still knows, or wrongly
+    claims to know, the attempt before. A replay keeps it.
+    """
     return (
         f"{source.cluster}:{source.topic_id}:{source.partition}:{batch.first}-{batch.end}"
-        f":{batch.rows}:{batch.digest}:{epoch}:{source.topic}"
+        f":{batch.rows}:{batch.digest}:{note.epoch}:{source.topic}:{note.version}:{note.time_ms}"
     )
 
 

@@ -697,7 +697,7 @@ class Partition:
         return [
             SendInsert(
                 flight.body,
-                token(self.source, flight.batch, flight.note.epoch),
+                token(self.source, flight.batch, flight.note),
                 flight.deadline,
                 first_attempt_ms,
             )

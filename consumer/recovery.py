@@ -50,7 +50,8 @@ class Covered:
 
     `stamped`: the ClickHouse partitions that have a row of it (not looked for in the rows unless
     the coverage was read `whole`). `listed`: those that the ledger has a line for, of `listed_rows`
-    rows in all. `expected_rows`: how many its insert announced, None where the ledger lacks it.
+    rows in all. `expected_rows`, `version`, `announced_ms`: of its token, how many rows it
+    announced, by which version of the rows' rules and when; None where the ledger lacks it.
     """
 
     first: int
@@ -61,6 +62,8 @@ class Covered:
     landed_ms: int
     listed_rows: int = 0
     expected_rows: int | None = None
+    version: int | None = None
+    announced_ms: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -146,8 +149,8 @@ class Mend:
     """Insert what is missing of `segments` under `epoch`, then restore the views of what `[first,
     end)` touched, and go on at `end`.
 
-    `rebuild`: ClickHouse partitions that have something of it. `by_ids`: the rows may have fallen
-    into other ClickHouse partitions, so the ids in the table decide."""
+    `rebuild`: ClickHouse partitions that have something of it. `by_ids`: another version of the
+    rows' rules may have brought what landed, into other ClickHouse partitions: the ids decide."""
 
     first: int
     end: int
@@ -261,12 +264,15 @@ def _after_foreign(
     replays: list[Replay] = []
     position, epoch, why = commit.low, 0, doubt
     for c in landed:
+        since_ms = c.announced_ms
         if c.first != position:
             why = why or f"{_named([c])} does not follow {position}"
+        elif since_ms is None or c.version != ROWS_VERSION:
+            why = why or f"the token of {_named([c])} is not known, or of other rules"
         else:
-            old = coverage.old(c.landed_ms, now_ms)
+            old = coverage.old(since_ms, now_ms)
             why = why or (f"{_named([c])} is too old to be replayed: {old}" if old else "")
-        replays.append(Replay(c.first, c.end, c.epoch, c.landed_ms, c.expected_rows))
+        replays.append(Replay(c.first, c.end, c.epoch, since_ms or 0, c.expected_rows))
         position, epoch = max(position, c.end), max(epoch, c.epoch)
     if not why or not landed:
         return Begin(position, epoch, tuple(replays))
@@ -278,6 +284,9 @@ def _mend(first: int, end: int, note: Note | None, low: int, coverage: Coverage,
     segments: list[Segment] = []
     rebuild: frozenset[str] = frozenset()
     lost = None
+    versions = {c.version for c in coverage.batches}
+    if note is not None:
+        versions.add(note.version)
     for a, z, covers in _intervals(first, end, coverage.batches):
         landed = frozenset[str]().union(*(c.stamped for c in covers))
         listed = frozenset[str]().union(*(c.listed for c in covers))
@@ -297,7 +306,7 @@ def _mend(first: int, end: int, note: Note | None, low: int, coverage: Coverage,
         epoch=max(epochs, default=0) + 1,
         segments=tuple(segments),
         rebuild=rebuild,
-        by_ids=note is not None and note.version != ROWS_VERSION,
+        by_ids=bool(versions - {ROWS_VERSION}),
         why=why,
         lost=lost,
     )

@@ -28,6 +28,7 @@ from consumer.recovery import Coverage, Covered
 from tests.simulation.faults import DEADLINE_SECONDS, MAX_SECONDS, Profile
 
 HOLD_SECONDS = 20.0
+_NOTHING = (None, None, None)
 _RATE_SECONDS = 2 * DEADLINE_SECONDS + MAX_SECONDS
 
 
@@ -104,7 +105,7 @@ class ClickHouse:
         self.table: dict[Row, Stamp] = {}
         self.landed: set[Record] = set()
         self.ledger: dict[tuple[Stamp, str], tuple[float, int]] = {}  # -> when, rows
-        self.expected: dict[Stamp, int] = {}
+        self.announced: dict[Stamp, tuple[int, int, int]] = {}  # rows, version, epoch ms, as listed
         self.view: Counter[Record] = Counter()
         self.parts: dict[Record, str] = {}  # the ClickHouse partition that a record fell into
         self.rebuilt: dict[str, float] = {}  # ClickHouse partition -> when last
@@ -127,7 +128,6 @@ class ClickHouse:
         if recent + len(rows) + 2 > self._profile.window_entries // 2:
             return None
         insert = Insert(token, stamp, rows, now)
-        self.expected.setdefault(stamp, int(token.split(":")[4]))
         self.running.append(insert)
         return insert
 
@@ -188,6 +188,8 @@ class ClickHouse:
 
     def _land(self, insert: Insert, stage: str, now: float) -> None:
         if stage == "ledger":
+            fields = insert.token.split(":")
+            self.announced[insert.stamp] = (int(fields[4]), int(fields[8]), int(fields[9]))
             parts = Counter(r.clickhouse_partition for r in insert.rows)
             for part, rows in sorted(parts.items()):
                 self._land_ledger(insert.stamp, part, rows, now)
@@ -274,7 +276,9 @@ class ClickHouse:
                     min((at for at, _ in listed.get(stamp, {}).values()), default=0) * 1000
                 ),
                 listed_rows=sum(rows for _, rows in listed.get(stamp, {}).values()),
-                expected_rows=self.expected[stamp] if stamp in listed else None,
+                expected_rows=self.announced.get(stamp, _NOTHING)[0],
+                version=self.announced.get(stamp, _NOTHING)[1],
+                announced_ms=self.announced.get(stamp, _NOTHING)[2],
             )
             for stamp in sorted(listed.keys() | stamped.keys())
         )

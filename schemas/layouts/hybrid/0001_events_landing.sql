@@ -3,7 +3,7 @@
 -- columns costs about twice as much.
 --
 -- One insert is one batch and one block, and carries its stamp as insert_deduplication_token:
---     cluster:topic_id:partition:first-end:count:digest:epoch:topic
+--     cluster:topic_id:partition:first-end:count:digest:epoch:topic:rows_version:announced_ms
 CREATE TABLE IF NOT EXISTS events_landing
 (
     id              UUID,

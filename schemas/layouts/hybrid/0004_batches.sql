@@ -14,7 +14,9 @@ CREATE TABLE IF NOT EXISTS batches
     epoch                UInt32,
     clickhouse_partition LowCardinality(String),
     rows                 UInt64,
-    landed_at            DateTime64(3, 'UTC')
+    landed_at            DateTime64(3, 'UTC'),
+    rows_version         UInt16,                -- of the rules that made the rows; 0: not known
+    announced_at         DateTime64(3, 'UTC')   -- when the batch was announced first; 1970: not known
 )
 ENGINE = MergeTree
 ORDER BY (topic_id, partition, first, end, epoch, clickhouse_partition)

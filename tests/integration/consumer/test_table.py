@@ -9,14 +9,15 @@ import pytest
 
 from consumer.batch import Batch, Filling, Records
 from consumer.clickhouse import ClickHouseTable
-from consumer.commands import CoverageRead, Outcome, StampsRead
+from consumer.commands import CoverageRead, Isolated, Outcome, Restored, Sifted, StampsRead
 from consumer.config import consumer_settings
-from consumer.ledger import Source, token
+from consumer.ledger import ROWS_VERSION, Intent, Source, token
 from consumer.runner import clock
 from schemas.settings import load
 from tests.fixtures.clickhouse import ClickHouse
 
 _SOURCE = Source("cluster", "events", "topic-id", 3)
+_ANNOUNCED = 1_770_000_000_000
 _JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
 
 
@@ -46,8 +47,16 @@ def batch(first: int, *lines: bytes) -> Batch:
     return filling.close()
 
 
+def name(made: Batch, epoch: int = 0) -> str:
+    """The token of a batch that was announced at a fixed time."""
+    note = Intent(
+        made.first, made.end, made.rows, made.digest, epoch, ROWS_VERSION, "topic-id", _ANNOUNCED
+    )
+    return token(_SOURCE, made, note)
+
+
 def land(table: ClickHouseTable, made: Batch, epoch: int = 0) -> None:
-    answer = table.insert(made, token(_SOURCE, made, epoch), clock() + 60, None)
+    answer = table.insert(made, name(made, epoch), clock() + 60, None)
     assert answer.outcome is Outcome.LANDED, answer.why
 
 
@@ -55,12 +64,12 @@ def test_a_batch_that_landed_has_its_stamp_in_each_clickhouse_partition(
     table: ClickHouseTable,
 ) -> None:
     made = batch(10, event(1, _JANUARY, _JANUARY), event(2, _FEBRUARY, _FEBRUARY))
-    assert table.stamps(_SOURCE, made, 0) == StampsRead(frozenset({"202601", "202602"}))
+    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset({"202601", "202602"}))
     land(table, made)
-    assert table.stamps(_SOURCE, made, 0) == StampsRead(frozenset())
-    assert table.stamps(_SOURCE, made, 1) == StampsRead(frozenset()), "the ids are there"
+    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset())
+    assert table.stamps(_SOURCE, made, 1, 0) == StampsRead(frozenset()), "the ids are there"
     other = batch(10, event(3, _JANUARY, _JANUARY), event(2, _FEBRUARY, _FEBRUARY))
-    assert table.stamps(_SOURCE, other, 1) == StampsRead(frozenset({"202601"}))
+    assert table.stamps(_SOURCE, other, 1, 0) == StampsRead(frozenset({"202601"}))
 
 
 def test_a_batch_of_resends_that_collapsed_counts_as_landed(
@@ -72,14 +81,14 @@ def test_a_batch_of_resends_that_collapsed_counts_as_landed(
     client = clickhouse_with_schema.client()
     client.command("OPTIMIZE TABLE events FINAL")
     assert client.query("SELECT _first FROM events").result_rows == [(0,)]
-    assert table.stamps(_SOURCE, again, 0) == StampsRead(frozenset())
+    assert table.stamps(_SOURCE, again, 0, 0) == StampsRead(frozenset())
 
 
 def test_an_insert_past_its_deadline_is_not_sent(
     table: ClickHouseTable, clickhouse_with_schema: ClickHouse
 ) -> None:
     made = batch(0, event(1, _JANUARY, _JANUARY))
-    answer = table.insert(made, token(_SOURCE, made, 0), clock(), None)
+    answer = table.insert(made, name(made), clock(), None)
     assert answer.outcome is Outcome.UNSENT
     assert clickhouse_with_schema.client().query("SELECT count() FROM events").result_rows == [(0,)]
 
@@ -97,7 +106,11 @@ def test_coverage_is_what_landed_past_the_offset(table: ClickHouseTable, whole: 
         (1, 3, 0, 2),
         (3, 4, 2, 1),
     ]
-    assert found[0].clickhouse_partitions == frozenset({"202601", "202602"})
+    months = frozenset({"202601", "202602"})
+    assert found[0].listed == months
+    assert found[0].stamped == (months if whole else frozenset())
+    assert found[0].complete == whole
+    assert (found[0].version, found[0].announced_ms) == (ROWS_VERSION, _ANNOUNCED)
     assert abs(found[0].landed_ms - before_ms) < 60_000
     assert read.coverage.entries_since == 4, "one a batch and ClickHouse partition, all partitions"
     other = Source("cluster", "events", "another-id", 3)
@@ -108,10 +121,73 @@ def test_coverage_is_what_landed_past_the_offset(table: ClickHouseTable, whole: 
 
 def test_a_refused_row_is_told_from_a_server_that_is_away(table: ClickHouseTable) -> None:
     made = batch(0, b'{"id": "not a uuid"}')
-    assert table.insert(made, token(_SOURCE, made, 0), clock() + 60, None).outcome is (
-        Outcome.REFUSED
-    )
+    assert table.insert(made, name(made), clock() + 60, None).outcome is (Outcome.REFUSED)
     values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": "http://127.0.0.1:1/penstock"})
     nobody = ClickHouseTable(consumer_settings(values), clock)
-    answer = nobody.insert(made, token(_SOURCE, made, 0), clock() + 60, None)
+    answer = nobody.insert(made, name(made), clock() + 60, None)
     assert answer.outcome is Outcome.UNSENT
+
+
+def test_what_is_missing_is_told_by_clickhouse_partition_or_by_id(table: ClickHouseTable) -> None:
+    made = batch(0, event(1, _JANUARY, 1), event(2, _FEBRUARY, 1), event(3, _FEBRUARY, 1))
+    months = frozenset({"202601", "202602"})
+    land(table, batch(0, event(2, _FEBRUARY, 1)))
+
+    by_partition = table.sift(made, frozenset({"202602"}), by_ids=False)
+    assert isinstance(by_partition, Sifted)
+    assert by_partition.missing is not None
+    assert list(by_partition.missing.origins()) == [(0, 0, event(1, _JANUARY, 1))]
+    assert (by_partition.missing.first, by_partition.missing.end) == (0, 3)
+    assert by_partition.partitions == months
+    assert table.sift(made, months, by_ids=False) == Sifted(None, months)
+
+    by_id = table.sift(made, months, by_ids=True)
+    assert isinstance(by_id, Sifted)
+    assert by_id.missing is not None
+    assert [offset for offset, _, _ in by_id.missing.origins()] == [0, 2]
+
+
+def test_bad_lines_are_found_and_what_is_in_the_table_is_said(table: ClickHouseTable) -> None:
+    made = batch(5, event(1, _JANUARY, 1), b'{"id": 5}', b"{", b"\xff", event(2, _JANUARY, 1))
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert refused.outcome is Outcome.REFUSED
+    found = table.isolate(_SOURCE, made, refused.why, 0)
+    assert isinstance(found, Isolated)
+    assert [(letter.offset, letter.line, letter.in_table) for letter in found.letters] == [
+        (6, 0, False), (7, 0, False), (8, 0, False),
+    ]  # fmt: skip
+    rest = made.without(found.letters)
+    answer = table.insert(rest, name(made), clock() + 60, None)
+    assert (answer.outcome, answer.rows) == (Outcome.LANDED, 2)
+    assert table.stamps(_SOURCE, rest, 0, 0) == StampsRead(frozenset())
+
+    # Nothing is at fault by itself: the row that ClickHouse named, and where it is by now.
+    good = batch(20, event(7, _JANUARY, 1), event(8, _JANUARY, 1))
+    land(table, good)
+    for epoch, in_table in ((0, True), (1, False), (None, False)):
+        named = table.isolate(_SOURCE, good, "too bad: (at row 2)", epoch)
+        assert isinstance(named, Isolated)
+        assert [(each.offset, each.reason, each.in_table) for each in named.letters] == [
+            (21, "refused", in_table)
+        ]
+    assert table.isolate(_SOURCE, good, "a view throws", 0) == Isolated(())
+
+
+def test_restoring_brings_sums_and_ledger_up_to_the_table(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse
+) -> None:
+    client = clickhouse_with_schema.client()
+    made = batch(0, event(1, _JANUARY, 1), event(2, _FEBRUARY, 1))
+    land(table, made)
+    for short in ("sessions", "sessions_daily", "pages_daily", "batches"):
+        client.command(f"TRUNCATE TABLE {short}")
+    months = frozenset({"202601", "202602"})
+    assert table.restore(_SOURCE, 0, 2, months) == Restored()
+    sums = "SELECT sum(events) FROM sessions_daily"
+    assert client.query(sums).result_rows == [(2,)]
+    assert client.query("SELECT count() FROM sessions").result_rows == [(2,)]
+    read = table.coverage(_SOURCE, 0, None, whole=True)
+    assert isinstance(read, CoverageRead)
+    assert [(c.first, c.end, c.listed) for c in read.coverage.batches] == [(0, 2, months)]
+    told = table.stamps(_SOURCE, made, 0, int(time.time() * 1000) - 60_000)
+    assert told == StampsRead(frozenset(), months)
