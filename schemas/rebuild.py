@@ -176,7 +176,7 @@ def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
         took = recount.catch_up()
     holds, held = _replaced(recount, course, hold_seconds, began_ms)
     return Rebuilt(
-        recount.partition, recount.tables, recount.rows, holds, held, course.clock() - began
+        recount.partition, recount.tables, recount.rows(), holds, held, course.clock() - began
     )
 
 
@@ -194,6 +194,7 @@ def _replaced(
 
     for number in range(1, _HOLDS + 1):
         course.check()
+        recount.prepare()
         placed_at = course.clock()
         until_ms = server.now_ms() + int(hold_seconds * 1000)
         record(until_ms, finished=False)
@@ -247,14 +248,14 @@ def _replace(recount: Recount, table: str, fence_ms: int) -> None:
         f"tuple(if(toUnixTimestamp64Milli(now64(3)) < {fence_ms}, "
         f"{recount.partition}, {_NO_MONTH}))"
     )
-    settings = {"lock_acquire_timeout": 2, "max_execution_time": 2}
-    if recount.is_empty(table):
-        settings["allow_replace_partition_from_empty_source"] = 1
     try:
         recount.server.do(
             f"ALTER TABLE {recount.server.table(table)} REPLACE PARTITION {fenced} "
             f"FROM {recount.twin(table)}",
-            **settings,
+            lock_acquire_timeout=2,
+            max_execution_time=2,
+            # a month of which nothing is left; past the fence it is nothing for nothing
+            allow_replace_partition_from_empty_source=1,
         )
     except DatabaseError as error:
         if error.code not in (_BAD_ARGUMENTS, _TIMEOUT):

@@ -4,7 +4,8 @@ Steps 1, 2, 3 and 5 of the protocol that schemas/rebuild.py describes. All of it
 named `rebuild_<when it must be over>_<id>_...`, which nobody reads:
 
     ..._events_0, 1, 2       snapshots: the partition's parts, as hard links
-    ..._found, ..._fresh     keys in parts that are new; of these, those not counted yet
+    ..._events_1_found       keys in parts that are new then
+    ..._events_1_fresh       of these, those not counted yet
     ..._sessions_daily, ...  the twins
 """
 
@@ -83,11 +84,11 @@ class Recount:
         self.key = uuid.uuid4().hex[:8]
         over = server.now_ms() // 1000 + math.ceil(course.check()) + 1
         self.prefix = f"{SCRATCH}_{over}_{self.key}"
-        self.rows = 0
         self._course = course
         self._numbers = itertools.count()
         self._queries: dict[str, tuple[str, str]] = {}
         self._snapshot = _Snapshot("", ())
+        self._prepared = ""
         self._mutations: frozenset[str] = frozenset()
 
     def twin(self, table: str) -> str:
@@ -103,13 +104,11 @@ class Recount:
         for table in self.tables:
             self._queries[table] = view_query(self.server, table, _SOURCE)
             self.server.do(f"CREATE TABLE {self.twin(table)} AS {self.server.table(table)}")
-        for name in ("found", "fresh"):
-            self.server.do(
-                f"CREATE TABLE {self._scratch(name)} ENGINE = MergeTree ORDER BY tuple() AS "  # noqa: S608
-                "SELECT project_id, toDate(created_at) AS date, session_id, created_at, id "
-                f"FROM {self._snapshot.table} WHERE 0"
-            )
-        return self.rows
+        return self.rows()
+
+    def rows(self) -> int:
+        """Of the last snapshot, copies included."""
+        return int(self.server.ask(f"SELECT count() FROM {self._snapshot.table}")[0][0])  # noqa: S608
 
     def targets_have_rows(self) -> bool:
         return bool(
@@ -122,9 +121,6 @@ class Recount:
                 partition=self.partition,
             )[0][0]
         )
-
-    def is_empty(self, table: str) -> bool:
-        return not self.server.ask(f"SELECT count() FROM {self.twin(table)}")[0][0]  # noqa: S608
 
     def fill(self) -> float:
         """Count the first snapshot; the seconds that it took."""
@@ -142,7 +138,7 @@ class Recount:
         began = self._course.clock()
         before, self._snapshot = self._snapshot, self._take_snapshot()
         self.refuse_removals(before)
-        found, fresh = self._scratch("found"), self._scratch("fresh")
+        found, fresh = f"{self._snapshot.table}_found", f"{self._snapshot.table}_fresh"
         here = f"_partition_id = {literal(self.partition)}"
         if before.parts:
             here += f" AND _part NOT IN ({', '.join(literal(name) for name, *_ in before.parts)})"
@@ -167,9 +163,6 @@ class Recount:
         except Slow:
             self._snapshot = before
             raise
-        finally:
-            for name in (found, fresh):
-                self.server.do(f"TRUNCATE TABLE {name}")
         return self._course.clock() - began
 
     def refuse_removals(self, before: _Snapshot | None = None) -> None:
@@ -208,17 +201,29 @@ class Recount:
         except Slow as slow:  # how much it has written before it was stopped cannot be told
             raise Anew(str(slow)) from slow
 
+    def prepare(self) -> None:
+        """Make the tables of the next round: so much less to do under a hold."""
+        if not self._prepared:
+            table = self._scratch(f"{EVENTS}_{next(self._numbers)}")
+            self.server.do(f"CREATE TABLE {table} AS {self.server.table(EVENTS)}")
+            # its parts are read once or twice: merging them would be for nothing
+            self.server.do(f"SYSTEM STOP MERGES {table}")
+            self._prepared = table
+            for name in ("found", "fresh"):
+                self.server.do(
+                    f"CREATE TABLE {table}_{name} ENGINE = MergeTree ORDER BY tuple() AS "  # noqa: S608
+                    "SELECT project_id, toDate(created_at) AS date, session_id, created_at, id "
+                    f"FROM {table} WHERE 0"
+                )
+
     def _take_snapshot(self) -> _Snapshot:
-        events = self.server.table(EVENTS)
-        table = self._scratch(f"{EVENTS}_{next(self._numbers)}")
-        self.server.do(f"CREATE TABLE {table} AS {events}")
-        # its parts are read once or twice: merging them would be for nothing
-        self.server.do(f"SYSTEM STOP MERGES {table}")
+        self.prepare()
+        table, self._prepared = self._prepared, ""
         parts = self._parts()
         self.server.do(
-            f"ALTER TABLE {table} ATTACH PARTITION ID {literal(self.partition)} FROM {events}"
+            f"ALTER TABLE {table} ATTACH PARTITION ID {literal(self.partition)} "
+            f"FROM {self.server.table(EVENTS)}"
         )
-        self.rows = self.server.ask(f"SELECT count() FROM {table}")[0][0]  # noqa: S608
         return _Snapshot(table, parts)
 
     def _parts(self) -> Sequence[tuple[str, int, int]]:

@@ -18,8 +18,8 @@ import clickhouse_connect
 from schemas.hold import Database
 from schemas.rebuild import rebuild
 
-HOLD_SECONDS = 1.0
-SECONDS = 4.0
+HOLD_SECONDS = 5.0
+SECONDS = 100.0
 
 
 def rebuild_until(url: str, month: str, last: int) -> None:
