@@ -9,8 +9,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-PURE = ("batch", "ledger", "recovery", "commands", "partition", "assignment", "retry")
-ADAPTERS = ("kafka", "clickhouse")
+PURE = (
+    "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending", "share",
+)  # fmt: skip
+ADAPTERS = ("kafka", "clickhouse", "content", "dead_letters")
+# What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
+# other way round: they share adapters and the core's types, and nothing that acts.
+SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
+PREFLIGHT = {"preflight", "preflight_clickhouse", "preflight_kafka", "findings"}
+TOOLS = {
+    "letters", "letter_topic", "settling",
+    "audit", "audit_causes", "audit_log", "audit_report", "audit_tables", "audit_tiles",
+    "rewind",
+}  # fmt: skip
+BETWEEN = {"__init__", "ports", "config"}
 
 # What each pure module may know of the consumer: always something further down.
 KNOWS = {
@@ -19,22 +31,24 @@ KNOWS = {
     "ledger": {"batch"},
     "recovery": {"batch", "ledger"},
     "commands": {"batch", "recovery"},
-    "partition": {"batch", "ledger", "recovery", "commands", "retry"},
+    "mending": {"recovery"},
+    "share": set(),
+    "partition": {"batch", "ledger", "recovery", "commands", "retry", "mending", "share"},
     "assignment": {"batch", "commands", "partition"},
 }
-ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "commands", "config"}
+ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "commands", "config", "content"}
 # The types that the ports speak with: what an adapter may take of the modules that decide.
 SPOKEN = {
     "commands": {
-        "Answer", "CommitAnswered", "CoverageRead", "InsertAnswered", "Outcome", "ReadFailed",
-        "StampsRead",
+        "Answer", "CommitAnswered", "CoverageRead", "InsertAnswered", "Isolated", "LettersWritten",
+        "Outcome", "ReadFailed", "Restored", "Sifted", "StampsRead", "TopicRead",
     },
     "recovery": {"Commit", "Coverage", "Covered", "Judgement", "judge"},
 }  # fmt: skip
 # All that the core needs of the standard library and of others. A word for each newcomer: no clock,
 # no thread, no randomness, no I/O, no logging, no metrics.
 PURE_LIBRARIES = {
-    "__future__", "collections", "collections.abc", "dataclasses", "enum", "typing",
+    "__future__", "collections", "collections.abc", "dataclasses", "enum", "itertools", "typing",
     "re", "zlib", "xxhash", "numpy",
 }  # fmt: skip
 UNCLEAN_BUILTINS = {"open", "print", "input", "exec", "eval", "__import__"}
@@ -100,6 +114,22 @@ def test_ports_know_no_adapter() -> None:
     assert of_package(consumer("ports"), "consumer") <= known
 
 
+def test_every_module_of_the_consumer_has_its_place() -> None:
+    places = [set(PURE), set(ADAPTERS), SHELL, PREFLIGHT, TOOLS, BETWEEN]
+    here = {path.stem for path in modules("consumer")}
+    assert here <= set().union(*places)
+    assert sum(map(len, places)) == len(set().union(*places))
+
+
+def test_who_runs_a_consumer_and_who_looks_after_it_do_not_know_each_other() -> None:
+    for path in modules("consumer"):
+        known = of_package(path, "consumer")
+        if path.stem in SHELL - {"__main__"}:
+            assert not known & (TOOLS | PREFLIGHT), path
+        if path.stem in TOOLS | PREFLIGHT:
+            assert not known & (SHELL | {"partition", "assignment"}), path
+
+
 def test_the_runner_knows_ports_and_no_adapter() -> None:
     assert not of_package(consumer("runner"), "consumer") & {*ADAPTERS, "__main__", "preflight"}
     assert "assignment" in of_package(consumer("runner"), "consumer")
@@ -117,9 +147,8 @@ def test_nothing_imports_a_main(package: str) -> None:
 
 
 def test_nothing_in_the_consumer_below_the_shell_imports_the_shell() -> None:
-    shell = {"runner", "__main__", "preflight", "admin", "metrics"}
-    for name in (*PURE, *ADAPTERS, "ports", "config"):
-        assert not of_package(consumer(name), "consumer") & shell, name
+    for name in (*PURE, *ADAPTERS, *sorted(BETWEEN)):
+        assert not of_package(consumer(name), "consumer") & (SHELL | PREFLIGHT | TOOLS), name
 
 
 def test_there_is_no_cycle_in_the_consumer() -> None:
