@@ -1,4 +1,4 @@
-"""`penstock-consumer`: run one consumer, or check what it would run on.
+"""`penstock-consumer`: run one consumer, or one of the commands for the person on call.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 preflight refused.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from consumer import preflight
+from consumer import audit, letters, preflight
 from consumer.admin import Admin
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings, consumer_settings
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("check", "say what would keep the consumer from starting, and what mends it"),
     ):
         settings.add_flags(commands.add_parser(name, help=text, description=text), "consumer")
+    letters.add_parser(commands)
+    audit.add_parser(commands)
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or (given[0].startswith("--") and given[0] not in ("--help", "-h")):
         given.insert(0, "run")
@@ -58,20 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure("consumer", chosen.log_level, chosen.log_format)
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # its failures are answers
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-    return _check(chosen) if flags.command == "check" else _run(chosen)
+    match flags.command:
+        case "check":
+            return _check(chosen)
+        case "dead-letters":
+            return letters.run(flags, chosen)
+        case "audit":
+            return audit.run(flags, chosen)
+    return _run(chosen)
 
 
 def _check(chosen: ConsumerSettings) -> int:
     try:
-        findings = preflight.check(chosen, ClickHouseTable(chosen, clock))
+        findings = preflight.look(chosen, ClickHouseTable(chosen, clock))
     except preflight.Away as error:
         print(f"penstock-consumer: {error}", file=sys.stderr)
         return 1
-    for finding in findings:
-        print(f"{finding.what}\n  mend: {finding.mend}")
-    if not findings:
-        print("nothing keeps the consumer from starting")
-    return 3 if findings else 0
+    return preflight.report(findings)
 
 
 def _run(chosen: ConsumerSettings) -> int:
@@ -98,9 +103,10 @@ def _run(chosen: ConsumerSettings) -> int:
     fact(log, logging.INFO, "admin port", port=admin.port)
     try:
         findings = _findings(chosen, table, runner)
-        if findings:
-            for finding in findings:
-                fact(log, logging.ERROR, finding.what, mend=finding.mend)
+        for finding in findings:
+            level = logging.ERROR if finding.refuses else logging.WARNING
+            fact(log, level, finding.what, mend=finding.mend)
+        if any(finding.refuses for finding in findings):
             return 3
         # Thousands of records live for a moment and hold no cycles: looking through them at each
         # 700th cost a twentieth of an unpacked event.
@@ -121,7 +127,7 @@ def _findings(
     while not runner.stopping:
         runner.heartbeat()
         try:
-            return preflight.check(chosen, table)
+            return preflight.look(chosen, table)
         except preflight.Away as error:
             if str(error) != said:
                 said = str(error)

@@ -23,6 +23,7 @@ class ConsumerSettings:
     limits: Limits
     shares: Shares
     insert_threads: int
+    group_protocol: str
     session_timeout_seconds: float
     worst_outage_hours: float
     admin_host: str
@@ -78,6 +79,7 @@ def consumer_settings(values: Values) -> ConsumerSettings:
             inserts_per_second=values.number("INSERTS_PER_SECOND"),
         ),
         insert_threads=values.integer("INSERT_THREADS"),
+        group_protocol=values.text("KAFKA_GROUP_PROTOCOL"),
         session_timeout_seconds=values.number("SESSION_TIMEOUT_SECONDS"),
         worst_outage_hours=values.number("WORST_OUTAGE_HOURS"),
         admin_host=values.text("ADMIN_HOST"),

@@ -57,6 +57,7 @@ _PREFETCH_KIB = 16 * 1024
 _TRY_AGAIN = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
+        KafkaError.STALE_MEMBER_EPOCH,
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -68,6 +69,7 @@ _FENCED = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.FENCED_MEMBER_EPOCH,
     }
 )
 # The member goes on: librdkafka keeps trying, and says so by itself.
@@ -122,6 +124,19 @@ def _topic_id(admin: AdminClient, topic: str, cluster_id: str) -> str:
         raise LogError(f"Kafka: {error.args[0].str()}") from error
 
 
+def _membership(settings: ConsumerSettings) -> dict[str, Any]:
+    """How the group shares its partitions. The rules of revocation hold under each of these."""
+    if settings.group_protocol == "consumer":
+        return {"group.protocol": "consumer"}  # its session's length is the broker's
+    session_ms = int(settings.session_timeout_seconds * 1000)
+    eager = settings.group_protocol == "eager"
+    return {
+        "partition.assignment.strategy": "range,roundrobin" if eager else "cooperative-sticky",
+        "session.timeout.ms": session_ms,
+        "heartbeat.interval.ms": max(100, min(3000, session_ms // 3)),
+    }
+
+
 class KafkaLog:
     """See `ports.Log`."""
 
@@ -146,7 +161,6 @@ class KafkaLog:
         self._owned.clear()
         self._paused.clear()
         self._identity = topic_identity(self._settings, self._admin)
-        session_ms = int(self._settings.session_timeout_seconds * 1000)
         self._consumer = Consumer(
             {
                 **connection(self._settings),
@@ -156,9 +170,7 @@ class KafkaLog:
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": session_ms,
-                "heartbeat.interval.ms": max(100, min(3000, session_ms // 3)),
+                **_membership(self._settings),
                 "allow.auto.create.topics": False,
                 # A fast consumer stalls for as long as this on a queue that was full (default 1 s).
                 "fetch.queue.backoff.ms": 10,
@@ -329,23 +341,27 @@ class KafkaLog:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._listener is not None
         if not partitions:
-            consumer.incremental_assign([])
+            self._take(consumer, [])
             self._listener.assigned({})
             return
         try:
             commits = self._commits(partitions)
         except LogError as error:
             self._broken = f"reading the commits of an assignment: {error}"
-            consumer.incremental_assign([])
+            self._take(consumer, [])
             return
         starts = {p: judge(c, self._identity[1]).start for p, c in commits.items()}
-        consumer.incremental_assign(
-            [TopicPartition(self._topic, p, offset) for p, offset in starts.items()]
-        )
+        self._take(consumer, [TopicPartition(self._topic, p, o) for p, o in starts.items()])
         consumer.pause([TopicPartition(self._topic, p) for p in starts])
         self._owned.update(starts)
         self._paused.update(starts)
         self._listener.assigned(commits)
+
+    def _take(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._settings.group_protocol == "eager":
+            consumer.assign(partitions)
+        else:
+            consumer.incremental_assign(partitions)
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._listener is not None

@@ -154,8 +154,21 @@ SETTINGS: tuple[Setting, ...] = (
     _number(
         "COMMIT_TIMEOUT_SECONDS", _CONSUMER, 10, 0.1, 300, "an unanswered commit is unknown after"
     ),
+    Setting(
+        "KAFKA_GROUP_PROTOCOL",
+        _CONSUMER,
+        "cooperative",
+        "how the group shares partitions; consumer: KIP-848, from Kafka 4.0 on",
+        "choice",
+        choices=("cooperative", "eager", "consumer"),
+    ),
     _number(
-        "SESSION_TIMEOUT_SECONDS", _CONSUMER, 10, 1, 300, "a silent consumer is replaced after"
+        "SESSION_TIMEOUT_SECONDS",
+        _CONSUMER,
+        10,
+        1,
+        300,
+        "a silent consumer is replaced after (KIP-848: the broker's setting decides)",
     ),
     _number(
         "WORST_OUTAGE_HOURS",
@@ -278,8 +291,8 @@ RESERVED_KAFKA = {
     "acks": "an answer to a client means that every in-sync replica has the event",
     "group.instance.id": "a static member does not leave the group when it must",
     "enable.partition.eof": "the end of a range is seen by it",
-    "partition.assignment.strategy": "the revocation rules are those of cooperative-sticky",
-    "group.protocol": "the revocation rules are those of the classic protocol",
+    "partition.assignment.strategy": "set PENSTOCK_KAFKA_GROUP_PROTOCOL",
+    "group.protocol": "set PENSTOCK_KAFKA_GROUP_PROTOCOL",
     "client.id": "it names the process in the broker's logs",
     "test.mock.num.brokers": "point PENSTOCK_KAFKA_BOOTSTRAP_SERVERS at a broker",
 }
