@@ -5,7 +5,8 @@
 | gap | each event in it was dead-lettered; its offsets hold no event (markers, aborted or empty records, tombstones) | the dead-letter topic; the log, while it has them |
 | gap, no rows, short | it was rewound past, or its rows were removed to be ingested again | `rewinds` |
 | short batch | as many dead letters | the dead-letter topic |
-| short batch, no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
+| short batch | each of its events is in the table, and the sums were counted again later | the log, `events`, `rebuilds` |
+| no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
 | no rows | its rows may have expired | the TTL of `events` |
 | no rows | erasure: rows were deleted later, and not by their stamps | system.mutations |
 | overlap, double | the sums were counted again from `events` later, which knows each event by its id | `rebuilds` |
@@ -75,7 +76,7 @@ class Causes:
             case Kind.GAP:
                 return self._rewound(fault) or self._without_events(fault)
             case Kind.SHORT:
-                return self._lettered(fault) or self._rewound(fault) or self._resent(fault)
+                return self._lettered(fault) or self._rewound(fault) or self._restored(fault)
             case Kind.NO_ROWS:
                 return (
                     self._rewound(fault)
@@ -143,19 +144,33 @@ class Causes:
         return f"{events} dead letters, and no other event"
 
     def _resent(self, fault: Fault) -> str | None:
-        if not self._in_log(fault):
+        events, _ = self._there(fault)
+        return f"resends: each of its {events} events is in the table" if events else None
+
+    def _restored(self, fault: Fault) -> str | None:
+        """The ledger is written with the views: where it is short, the sums may be."""
+        events, months = self._there(fault)
+        if not events or any(self._rebuilds.get(m, -1) < fault.landed_ms for m in months):
             return None
+        return f"each of its {events} events is in the table, and the sums were rebuilt later"
+
+    def _there(self, fault: Fault) -> tuple[int, set[str]]:
+        """How many events the log has there, and in which ClickHouse partitions; none if one of
+        them is not in the table, or the log does not reach back."""
+        if not self._in_log(fault):
+            return 0, set()
         places = set(self._of(fault).between(fault.first, fault.end))
-        events = 0
+        events, months = 0, set()
         lines = self._lines(fault, places)
         while some := list(islice(lines, _IDS_AT_ONCE)):
             ids = sorted({line.id.lower() for line in some})
             times = [line.created_at for line in some]
             ((there,),) = self._tables.ask("audit_ids", ids=ids, least=min(times), most=max(times))
             if there < len(ids):
-                return None
+                return 0, set()
             events += len(some)
-        return f"resends: each of its {events} events is in the table" if events else None
+            months |= set(map(clickhouse_partition, times))
+        return events, months
 
     def _lines(self, fault: Fault, letters: set[tuple[int, int]]) -> Iterator[_Line]:
         for offset, lines in self._log.lines(fault.partition, fault.first, fault.end):
