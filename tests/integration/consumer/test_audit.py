@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from consumer.kafka import topic_identity
 from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode
 from deploy.local.waiting import wait_until
 from schemas.settings import load
+from tests.fixtures.children import ROOT, environment
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.kafka import Kafka
 from tests.fixtures.records import produce
@@ -184,6 +187,29 @@ def test_a_person_reads_a_line_a_partition(world: World) -> None:
         "and the table has none of this batch"
     )
     assert last == "2 findings, 2 unexplained"
+
+
+def test_the_command(world: World) -> None:
+    def call(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "consumer", "audit", *flags],
+            env=environment(**world.environ),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    world.land_all()
+    world.commit(30)
+    done = call()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "0 findings, 0 unexplained"
+    world.delete("_first = 10")
+    assert call("--json", "--partition", "0").returncode == 1
+    done = call("--from", "yesterday")
+    assert done.returncode == 2
+    assert "'yesterday' is neither a time" in done.stderr
 
 
 # --- gaps ----------------------------------------------------------------------------------------

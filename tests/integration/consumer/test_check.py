@@ -67,6 +67,30 @@ def test_a_missing_topic_is_named_with_what_makes_it(
     assert "--create --topic no-such-topic" in said
 
 
+def test_what_is_merely_unwise_is_said_and_refuses_nothing(
+    kafka: Kafka, clickhouse_with_schema: ClickHouse
+) -> None:
+    topic = kafka.create_topic(retention_ms="3600000")
+    done = consumer("check", kafka.bootstrap_servers, topic, clickhouse_with_schema.url)
+    assert done.returncode == 0, done.stdout
+    assert f"warning: topic '{topic}' keeps records for 1 hours" in done.stdout
+    assert f"--entity-name {topic} --add-config retention.ms=604800000" in done.stdout
+    assert f"warning: topic '{topic}.dead' does not exist" in done.stdout
+    assert "nothing keeps the consumer from starting" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_topic_that_is_compacted_is_refused(
+    kafka: Kafka, clickhouse_with_schema: ClickHouse, command: str
+) -> None:
+    topic = kafka.create_topic(cleanup_policy="compact")
+    done = consumer(command, kafka.bootstrap_servers, topic, clickhouse_with_schema.url)
+    assert done.returncode == 3
+    said = done.stdout + done.stderr
+    assert "cleanup.policy=compact" in said
+    assert f"--entity-name {topic} --add-config cleanup.policy=delete" in said
+
+
 def test_tables_that_are_not_there(kafka: Kafka, clickhouse: ClickHouse) -> None:
     clickhouse.create_database()
     done = consumer("check", kafka.bootstrap_servers, kafka.create_topic(), clickhouse.url)
