@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from consumer.batch import Filling, Records, join
+from consumer.batch import Filling, Letter, Records, join
 
 
 def filled(*fetches: Records, first: int = 0) -> Filling:
@@ -113,3 +113,79 @@ def test_split_behind_the_last_record_leaves_the_markers() -> None:
     _, rest = Records([0], [b"a"], 4, 5).split(2)
     assert rest is not None
     assert (list(rest.offsets), rest.position) == ([], 4)
+
+
+# --- back to the records ------------------------------------------------------------------------
+
+
+def packed() -> Filling:
+    """Packs, a tombstone, blank lines and a hole, over two fetches."""
+    return filled(
+        Records([5, 6, 7], [b"a\nb", None, b"\n\nc\n"], 8, 1), Records([9], [b"d"], 11, 2), first=5
+    )
+
+
+def test_every_line_leads_back_to_its_record() -> None:
+    """`line` counts the lines of the record that have content, from 0."""
+    assert list(packed().close().origins()) == [
+        (5, 0, b"a"), (5, 1, b"b"), (7, 0, b"c"), (9, 0, b"d")
+    ]  # fmt: skip
+
+
+def test_some_of_the_lines_are_a_batch_of_the_same_range() -> None:
+    some = packed().close().only([True, False, False, True])
+    assert (some.first, some.end, some.rows, some.size_bytes) == (5, 11, 2, 3)
+    assert b"".join(some.body()) == b"a\nd"
+    assert some.digest == xxhash.xxh3_64(b"a\nd").hexdigest()
+    assert some.oldest_append_ms == 1
+    assert list(some.origins()) == [(5, 0, b"a"), (9, 0, b"d")]
+
+
+def test_of_some_of_the_lines_some_may_be_taken_again() -> None:
+    some = packed().close().only([True, False, True, True]).only([False, True, True])
+    assert list(some.origins()) == [(7, 0, b"c"), (9, 0, b"d")]
+
+
+def test_none_of_the_lines_is_a_batch_without_text() -> None:
+    none = packed().close().only([False] * 4)
+    assert (none.first, none.end, none.rows, none.chunks) == (5, 11, 0, ())
+    assert list(none.lines()) == []
+    assert list(none.origins()) == []
+
+
+def test_without_its_letters_a_batch_has_the_other_lines() -> None:
+    letters = [Letter(5, 1, b"b", "type", ""), Letter(7, 0, b"c", "type", "")]
+    rest = packed().close().without(letters)
+    assert list(rest.origins()) == [(5, 0, b"a"), (9, 0, b"d")]
+    assert packed().close().without([]).rows == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "suspect"),
+    [
+        ([b"a", b"b"], False),
+        (["ü".encode(), b"b"], False),
+        ([b"a", b"\xff"], True),
+        ([b"a\xc3", b"\xbcb"], True),
+        ([b"x" * (1 << 20)], False),
+        ([b"x" * (1 << 20) + b"y"], True),
+        ([b"x" * (1 << 19) + b"\n", b"x" * (1 << 19) + b"yy\n"], False),
+        ([None, b"\xff\n"], True),
+    ],
+    ids=["ASCII", "UTF-8", "not UTF-8", "UTF-8 only across two records", "as large as Kafka takes",
+         "larger", "large together", "beside a tombstone"],
+)  # fmt: skip
+def test_what_clickhouse_would_take_and_should_not_makes_a_batch_suspect(
+    values: list[bytes | None], suspect: bool
+) -> None:
+    batch = filled(Records(range(len(values)), values, len(values), 1)).close()
+    assert batch.suspect is suspect
+    later = Records([len(values)], [b"good"], len(values) + 1, 1)
+    assert filled(Records(range(len(values)), values, len(values), 1), later).close().suspect is (
+        suspect
+    )
+
+
+def test_a_suspect_batch_is_looked_through_in_any_part_of_it() -> None:
+    batch = filled(Records(range(2), [b"\xff", b"a"], 2, 1)).close()
+    assert batch.only([False, True]).suspect
