@@ -678,6 +678,8 @@ class Partition:
     def _insert(self, now: Now) -> list[Command]:
         flight = self._flight
         assert flight is not None
+        if self._stopping:
+            return []
         if now.seconds >= flight.deadline:
             return self._past_the_deadline(flight, now)
         assert flight.batch is not None
@@ -868,7 +870,7 @@ class Partition:
             case Phase.CHECKING:
                 return self._check()
             case Phase.BACKING_OFF:
-                return [] if self._stopping else self._insert(now)
+                return self._insert(now)
             case Phase.ISOLATING:
                 assert flight is not None
                 return self._isolate(flight.refusal, now)

@@ -219,7 +219,7 @@ def plan(
                 return Begin(note.end, note.epoch, (_replay(note),))
         case Mark() as note:
             why = f"a mend of [{note.first}, {note.end}) was begun"
-        case None:
+        case _:
             return _after_foreign(commit, coverage, now_ms, waited=waited, doubt=doubt)
     if not why:
         lost = (judgement.start, commit.low) if commit.low > judgement.start else None
