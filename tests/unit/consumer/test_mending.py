@@ -28,7 +28,7 @@ from consumer.commands import (
     Sifted,
     TopicRead,
 )
-from consumer.ledger import Mark, Note, Open
+from consumer.ledger import Mark, Note, Open, encode
 from consumer.mending import Mending
 from consumer.partition import Phase
 from consumer.recovery import Commit, Covered, Mend, Segment
@@ -236,7 +236,7 @@ def test_the_views_of_what_was_missing_and_of_what_was_there_are_restored_then()
     assert owner.commit.offset == 0
     assert kinds(owner.on(Restored())) == ["Report", "SendCommit", "Fetch"]
     assert owner.commit.offset == 8
-    assert owner.note == Open(2, 1, TOPIC_ID, ms(owner.at))
+    assert owner.commit.metadata == encode(8, Open(2, 1, TOPIC_ID, ms(owner.at)))
 
 
 def test_where_nothing_is_missing_only_the_views_are_restored() -> None:
