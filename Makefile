@@ -9,6 +9,9 @@ KAFKA ?= embedded
 DATA ?= .penstock
 TESTS ?=
 BENCH ?=
+RUNS ?= 100000
+MINUTES ?= 10
+SEED ?= 1
 MINUTES ?= 10
 SEED ?= 1
 CHAOS ?=
@@ -58,6 +61,18 @@ matrix-%: .penstock/matrix/%/.ready
 	$(UV) venv --quiet --clear --python $(BIN)/python .penstock/matrix/$*
 	$(UV) pip install --quiet --python .penstock/matrix/$*/bin/python chdb==$*
 	@touch $@
+
+sim: $(READY) ## seeded runs of the core over modelled servers; RUNS=1000000 SEED=0
+	$(BIN)/python -m tests.simulation --runs $(RUNS) --seed $(SEED)
+
+exhaustive: $(READY) ## every order of events in small scopes, by search; about ten minutes
+	$(BIN)/python -m tests.exhaustive
+
+mutants: $(READY) ## each rule of the protocol switched off: does a named test turn red?
+	$(BIN)/python -m tests.mutants
+
+chaos: $(READY) ## the real stack under a seeded nemesis; MINUTES=10 SEED=1
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 bench: $(READY) ## the benchmark, as a table and as JSON; BENCH=--help for its options
 	$(BIN)/python -m tests.bench $(BENCH)

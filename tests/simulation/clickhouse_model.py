@@ -6,8 +6,8 @@ thrown error, by `max_execution_time`, by a crash. Where the log is not mended a
 can leave an entry in it whose part never appeared. (In the table only: a view's lost part is beyond
 what stamps can show, and is left to the rule that a restart makes an attempt old.)
 
-A line may be bad: the whole insert is refused and nothing lands; or bad for the view alone: then the
-view's stage throws, when the table has landed.
+A line may be bad: the whole insert is refused and nothing lands. Or it is bad for the view alone:
+then the view's stage throws, when the table has landed.
 
 A rebuild holds new inserts, lets those that run come to their end, and then makes a ClickHouse
 partition of the view what the table has, at once. A hold whose owner died ends by itself.

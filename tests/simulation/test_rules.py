@@ -62,8 +62,8 @@ def replay_without_a_prepare(patch: pytest.MonkeyPatch) -> None:
 def cut_anew_instead_of_a_replay(patch: pytest.MonkeyPatch) -> None:
     """An open intent is read again, and cut into whatever batches come of it."""
 
-    def careless(judgement: Any, commit: Any, coverage: Any, now_ms: int, *, waited: bool) -> Plan:
-        found = plan(judgement, commit, coverage, now_ms, waited=waited)
+    def careless(judgement: Any, commit: Any, coverage: Any, now_ms: int, **how: Any) -> Plan:
+        found = plan(judgement, commit, coverage, now_ms, **how)
         if isinstance(found, Begin) and judgement.note is not None:
             return Begin(judgement.start, found.epoch)
         return found
@@ -111,8 +111,8 @@ def deadline_from_the_answer(patch: pytest.MonkeyPatch) -> None:
 def no_wait(patch: pytest.MonkeyPatch) -> None:
     """A foreign commit is planned at once."""
 
-    def hasty(judgement: Any, commit: Any, coverage: Any, now_ms: int, *, waited: bool) -> Plan:
-        return plan(judgement, commit, coverage, now_ms, waited=True)
+    def hasty(judgement: Any, commit: Any, coverage: Any, now_ms: int, **how: Any) -> Plan:
+        return plan(judgement, commit, coverage, now_ms, **{**how, "waited": True})
 
     patch.setattr(partition_module, "plan", hasty)
 
@@ -167,8 +167,8 @@ def believe_an_unclean_answer(patch: pytest.MonkeyPatch) -> None:
     """What is acknowledged after a failed attempt counts as landed, whatever the stamps say."""
     checked = Partition._checked
 
-    def trusting(self: Partition, missing: frozenset[str], now: Now) -> list[Command]:
-        return checked(self, frozenset(), now)
+    def trusting(self: Partition, event: StampsRead, now: Now) -> list[Command]:
+        return checked(self, replace(event, missing=frozenset()), now)
 
     patch.setattr(Partition, "_checked", trusting)
 
@@ -207,8 +207,8 @@ def commit_before_landing(patch: pytest.MonkeyPatch) -> None:
         if self.phase is not Phase.INSERTING:
             return commands
         assert self._flight is not None
-        assert self._flight.intent is not None
-        end = self._flight.intent.end
+        assert isinstance(self._flight.note, Intent)
+        end = self._flight.note.end
         note = ledger_module.Open(0, 1, self.source.topic_id, now.ms)
         return [*commands, SendCommit(end, ledger_module.encode(end, note))]
 
@@ -222,9 +222,9 @@ def nothing_grows_old(patch: pytest.MonkeyPatch) -> None:
 def coverage_is_not_asked(patch: pytest.MonkeyPatch) -> None:
     """After a foreign commit reading begins at the log's start, whatever the table covers."""
 
-    def blind(judgement: Any, commit: Any, coverage: Any, now_ms: int, *, waited: bool) -> Plan:
-        found = plan(judgement, commit, coverage, now_ms, waited=waited)
-        if judgement.note is None and isinstance(found, Begin | Halt):
+    def blind(judgement: Any, commit: Any, coverage: Any, now_ms: int, **how: Any) -> Plan:
+        found = plan(judgement, commit, coverage, now_ms, **how)
+        if judgement.note is None and isinstance(found, Begin | Mend | Halt):
             return Begin(commit.low, 0)
         return found
 

@@ -1,7 +1,7 @@
 """The real core through many seeded runs, each family of faults in its share of them.
 
-`SIM_RUNS` is the number of runs over all families (3000), `SIM_SEED` the first seed (0). A failure
-prints its family, its seed and its schedule; `SIM_RUNS=1 SIM_SEED=... -k family` shows it again.
+`SIM_RUNS` is the number of runs over all families (20 000), `SIM_SEED` the first seed. A failure
+prints its family, its seed and its schedule; `make sim` runs more.
 """
 
 from __future__ import annotations
@@ -11,26 +11,60 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.faults import CROWD, PROFILES, Profile
+from consumer.commands import Command
+from consumer.partition import Partition
+from consumer.recovery import Commit
+from tests.simulation.faults import CROWD, PROFILES, RESET_WHILE_INSERTING
+from tests.simulation.many import runs
+from tests.simulation.shorten import Regression, failure, regressions, shortened
 from tests.simulation.world import run
 
-RUNS = int(os.environ.get("SIM_RUNS", "3000"))
+RUNS = int(os.environ.get("SIM_RUNS", "20000"))
 FIRST_SEED = int(os.environ.get("SIM_SEED", "0"))
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
-def test_everything_lands_exactly_once(profile: Profile) -> None:
-    runs = max(1, RUNS // len(PROFILES))
-    reports: Counter[str] = Counter()
-    for seed in range(FIRST_SEED, FIRST_SEED + runs):
-        reports += run(seed, profile).reports
-    print(f"{profile.name}: {runs} runs, {dict(reports)}")
-
-    if runs >= 100:  # a family in which nothing happens proves nothing
-        assert reports["inserted"] > runs / 4
-        for what in ("replayed", *profile.shows):
-            assert reports[what] > runs / 100, what
+@pytest.mark.timeout(1200)
+def test_everything_lands_exactly_once() -> None:
+    each = max(1, RUNS // len(PROFILES))
+    reports = {profile: Counter[str]() for profile in PROFILES}
+    for some in runs(range(len(PROFILES)), FIRST_SEED, each):
+        profile = PROFILES[some.family]
+        reports[profile] += some.reports
+        if some.failed is not None:
+            steps, failed = shortened(some.failed, profile)
+            pytest.fail(f"{failed}\n{len(steps)} steps: {steps}")
+    for profile, told in reports.items():
+        print(f"{profile.name}: {each} runs, {dict(told)}")
+        if each >= 100:  # a family in which nothing happens proves nothing
+            assert told["inserted"] > each / 4, profile.name
+            for what in ("replayed", *profile.shows):
+                assert told[what] > each / 100, f"{profile.name}: {what}"
 
 
 def test_a_seed_is_a_run() -> None:
     assert run(7, CROWD) == run(7, CROWD)
+
+
+@pytest.mark.parametrize(
+    "kept", list(regressions()), ids=lambda kept: f"{kept.profile.name} {kept.seed}: {kept.what}"
+)
+def test_what_failed_once_does_not_fail_again(kept: Regression) -> None:
+    run(kept.seed, kept.profile, kept.steps)
+
+
+def test_a_failure_is_told_with_the_steps_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the wait switched off, few of the run's steps are left, and they fail alike."""
+    wait = Partition._look_at
+
+    def hasty(self: Partition, commit: Commit) -> list[Command]:
+        self._waited = True
+        return wait(self, commit)
+
+    monkeypatch.setattr(Partition, "_look_at", hasty)
+    profile = RESET_WHILE_INSERTING
+    seed = next(s for s in range(1000) if failure(s, profile, list(range(profile.steps))))
+    steps, failed = shortened(seed, profile)
+    assert len(steps) < profile.steps / 4
+    again = failure(seed, profile, steps)
+    assert again is not None
+    assert str(again) == str(failed)

@@ -129,10 +129,10 @@ class Watch:
     def _unfinished(self, r: Row) -> str:
         """What is wrong with a record that must have come to its end; empty if nothing is."""
         table, record = self._clickhouse, r.record
-        if record in self.excused:
-            # Whose batch nobody knows of any more: its views cannot be asked for either.
-            if record not in table.landed or self._kafka.resets[r.partition % 100]:
-                return ""
+        # Once offsets were reset nobody knows of its batch: its views cannot be asked for either.
+        forgotten = record not in table.landed or self._kafka.resets[r.partition % 100]
+        if record in self.excused and forgotten:
+            return ""
         if r.fault:
             if r.fault == "bad" and record in table.landed:
                 return "which is bad, and in the table"
@@ -190,9 +190,9 @@ class Watch:
         """The ledger has a line for what the table is stamped with."""
         table = self._clickhouse
         for r, stamp in table.table.items():
-            if r.partition == self._kafka.key(number) and r.record not in self.excused:
-                if (stamp, r.clickhouse_partition) not in table.ledger:
-                    raise Violation(f"the ledger has no line for {r} of {stamp}")
+            ours = r.partition == self._kafka.key(number) and r.record not in self.excused
+            if ours and (stamp, r.clickhouse_partition) not in table.ledger:
+                raise Violation(f"the ledger has no line for {r} of {stamp}")
 
 
 def _short(note: Note | None) -> str:

@@ -1,14 +1,16 @@
 """A whole run: consumers, Kafka and ClickHouse, and what the seed makes happen to them.
 
 `run(seed, profile)` draws one action after another, faults among them; then the faults stop, time
-passes, and everything must have landed exactly once. A failure raises `Failed`, which prints the seed and the schedule.
+passes, and everything must have landed exactly once. Each step has a seed of its own, so that a run
+can be told again without some of its steps: that is how a failure is made short. A failure raises
+`Failed`, which prints the seed and the schedule.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consumer.commands import Answer, InsertAnswered, Outcome, SendInsert
@@ -34,10 +36,11 @@ class Outcomes:
     reports: Counter[str]
 
 
-def run(seed: int, profile: Profile) -> Outcomes:
+def run(seed: int, profile: Profile, steps: Sequence[int] | None = None) -> Outcomes:
+    """`steps`: only these of the run's steps, by their numbers."""
     world = World(seed, profile)
     try:
-        world.faulty()
+        world.faulty(steps)
         world.calm()
     except (Violation, AssertionError) as error:
         told = "\n".join(f"  {line}" for line in world.watch.schedule[-400:])
@@ -50,6 +53,7 @@ def run(seed: int, profile: Profile) -> Outcomes:
 class World:
     def __init__(self, seed: int, profile: Profile) -> None:
         self._profile = profile
+        self._seed = seed
         self._rng = random.Random(seed)
         self.seconds = 1000.0
         self.kafka = Kafka(profile, self._rng)
@@ -110,12 +114,15 @@ class World:
 
     # --- the two parts of a run --------------------------------------------------------------
 
-    def faulty(self) -> None:
-        for action in self._rng.choices(self._actions, self._weights, k=self._profile.steps):
-            action()
+    def faulty(self, steps: Sequence[int] | None) -> None:
+        drawn = self._rng.choices(self._actions, self._weights, k=self._profile.steps)
+        for number in range(len(drawn)) if steps is None else steps:
+            self._rng.seed(self._seed * 4096 + number)
+            drawn[number]()
 
     def calm(self) -> None:
         """No fault any more: everything must come to its end."""
+        self._rng.seed(self._seed)
         self.watch.note("calm")
         self.kafka.visible = [len(log) for log in self.kafka.logs]
         for _ in range(_CALM_ROUNDS):

@@ -15,8 +15,10 @@ CREATE TABLE IF NOT EXISTS batches
     clickhouse_partition LowCardinality(String),
     rows                 UInt64,
     landed_at            DateTime64(3, 'UTC'),
-    rows_version         UInt16,                -- of the rules that made the rows; 0: not known
-    announced_at         DateTime64(3, 'UTC')   -- when the batch was announced first; 1970: not known
+    -- of the rules that made the rows (0: not known), and when the batch was announced first (1970:
+    -- not known), both from the token
+    rows_version         UInt16,
+    announced_at         DateTime64(3, 'UTC')
 )
 ENGINE = MergeTree
 ORDER BY (topic_id, partition, first, end, epoch, clickhouse_partition)
