@@ -49,7 +49,8 @@ def main() -> int:
         return 2
     tasks = [_Task(scope, options.minutes * 60, options.states) for scope in scopes]
     found = _run(tasks, options.processes)
-    _table(found)
+    states, seconds = sum(f.states for f in found), sum(f.seconds for f in found)
+    print(f"{states:,} states in {seconds:,.0f} seconds of search")
     for one in found:
         if one.wrong:
             print(f"\n{one.scope.name}: {one.wrong}\n" + "\n".join(one.schedule))
@@ -87,11 +88,18 @@ def _run(tasks: list[_Task], processes: int) -> list[Found]:
         shown: DictProxy[str, _Shown] = manager.dict()
         running = [pool.apply_async(_search, (task, shown)) for task in tasks]
         began = time.monotonic()
-        while not all(r.ready() for r in running):
-            _show(shown, sum(r.ready() for r in running), len(tasks), time.monotonic() - began)
-            next(r for r in running if not r.ready()).wait(0.5)
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr)
+        width = max(len(task.scope.name) for task in tasks)
+        print(_HEAD.format("scope", width=width), flush=True)
+        told: set[int] = set()
+        while len(told) < len(running):
+            for n, one in enumerate(running):
+                if n not in told and one.ready():
+                    told.add(n)
+                    _clear()
+                    print(_row(one.get(), width), flush=True)
+            _show(shown, len(told), len(tasks), time.monotonic() - began)
+            next((r for r in running if not r.ready()), running[0]).wait(0.5)
+        _clear()
         return [r.get() for r in running]
 
 
@@ -119,7 +127,7 @@ def _show(shown: DictProxy[str, _Shown], done: int, of: int, seconds: float) -> 
     line = f"{seconds:4.0f} s, {done} of {of} done; " + "; ".join(parts)
     if sys.stderr.isatty():
         print(f"\r\033[K{line[:180]}", end="", file=sys.stderr, flush=True)
-    elif int(seconds * 2) % 60 == 0:
+    elif int(seconds * 2) % 120 == 0:
         print(line, file=sys.stderr, flush=True)
 
 
@@ -127,19 +135,22 @@ def _sized(scope: Scope) -> str:
     return f"{scope.consumers} consumers, log {scope.log}, {scope.together} faults together"
 
 
-def _table(found: list[Found]) -> None:
-    width = max(len(one.scope.name) for one in found)
-    print(f"{'scope':{width}}  log     C  faults      states  depth  cores  seconds  result")
-    for one in sorted(found, key=lambda f: f.scope.name):
-        scope = one.scope
-        result = one.wrong or ("no violation" if one.complete else "cut short, none so far")
-        print(
-            f"{scope.name:{width}}  {scope.log:7} {scope.consumers}  "
-            f"{scope.together} of {len(scope.faults):2} {one.states:11,} {one.depth:6} "
-            f"{one.cores:6} {one.seconds:8.1f}  {result}"
-        )
-    states, seconds = sum(f.states for f in found), sum(f.seconds for f in found)
-    print(f"{states:,} states in {seconds:,.0f} seconds of search")
+_HEAD = "{:{width}}  log     C  faults      states  depth  cores  seconds  result"
+
+
+def _row(one: Found, width: int) -> str:
+    scope = one.scope
+    result = one.wrong or ("no violation" if one.complete else "cut short, none so far")
+    return (
+        f"{scope.name:{width}}  {scope.log:7} {scope.consumers}  "
+        f"{scope.together} of {len(scope.faults):2} {one.states:11,} {one.depth:6} "
+        f"{one.cores:6} {one.seconds:8.1f}  {result}"
+    )
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -27,17 +27,19 @@ from consumer import partition as partition_module
 from consumer import recovery as recovery_module
 from consumer.batch import Batch, Records
 from consumer.commands import Command, Event
-from consumer.ledger import Open, Source
+from consumer.ledger import Intent, Mark, Open, Source
 from consumer.partition import Limits, Now, Partition, Phase
 from consumer.recovery import Commit
 from consumer.retry import Backoff
+from consumer.share import BadShare
 from tests.exhaustive.scope import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS, Scope
 
 TOPIC_ID = "topic-id"
 SOURCE = Source("cluster", "events", TOPIC_ID, 0)
 NOW = 1000.0
 NOW_MS = 1_000_000
-_FRESH_MS = 7  # added to the clock while a core acts: what it writes now can be told by it
+_FRESH_MS = 998  # added to the clock while a core acts: what it writes now can be told by it
+LATE_MS = NOW_MS + 999  # what a server does is after all that was announced at the same time
 
 # How far into the past each time of a core makes a difference. Others: the longest wait there is.
 _FLOORS = {
@@ -50,12 +52,13 @@ _FLOORS = {
 }
 _FLOOR = 2 * (DEADLINE_SECONDS + MAX_SECONDS)
 # They stretch a backoff, which takes no time here, or are words for people.
-_EVENED = {"_failures": 0, "attempts": 0, "halted_why": "", "read_so_far": (0, 0)}
+_EVENED = {"_failures": 0, "attempts": 0, "halted_why": "", "read_so_far": (0, 0), "why": ""}
 _KEPT = (Limits, Source, Batch, Enum, bytes, bool, type(None))
 
 
 class Info(NamedTuple):
-    """What the world asks of a core. `unread`: where a replay's range ends that is to be read."""
+    """What the world asks of a core. `unread`: up to where a replay's range, or a piece of a
+    mend, is to be read."""
 
     phase: Phase
     outstanding: bool
@@ -86,9 +89,11 @@ class Cores:
             refusal=Backoff(0.0, 0.0),
         )
         self._values = [
-            None if part == "." else f"0/{offset}/0/{part}".encode()
+            None if part == "." else f"{offset}/{part}".encode()
             for offset, part in enumerate(scope.log)
         ]
+        self._raw: list[Partition] = []  # after a step, with what it wrote not named yet
+        self._named: dict[tuple[int, int], int] = {}
         self._numbers: dict[object, int] = {}
         self._objects: list[Partition] = []
         self.info: list[Info] = []
@@ -136,18 +141,25 @@ class Cores:
             core.stop()
             return []
 
-        return self._step((number, "stop"), act)[0]
+        return self.named(self._step((number, "stop"), act)[0], 0)
 
     def later(self, number: int, seconds: float, ms: int) -> int:
         """The same core after time has passed: `seconds` on its clock, `ms` on the wall's."""
         key = (number, "later", seconds, ms)
         if key not in self._steps:
-            moved = _rewritten(self._objects[number], _Shift(seconds, ms, self._oldest_ms))
+            moved = _rewritten(self._objects[number], _Shift(seconds, ms, self._oldest_ms, 0))
             self._steps[key] = self._number(moved), ()
         return self._steps[key][0]
 
-    def _copy(self, core: Partition) -> Partition:
-        copy: Partition = _rewritten(core, _Shift(0, 0, self._oldest_ms))
+    def named(self, raw: int, fresh: int) -> int:
+        """The core after a step, when it is known which number an announcement of its has."""
+        key = raw, fresh
+        if key not in self._named:
+            self._named[key] = self._number(self._copy(self._raw[raw], fresh))
+        return self._named[key]
+
+    def _copy(self, core: Partition, fresh: int = 0) -> Partition:
+        copy: Partition = _rewritten(core, _Shift(0, 0, self._oldest_ms, fresh))
         if copy.planned:
             vars(copy)["_commit"] = None  # only a plan looks at it
         return copy
@@ -167,9 +179,9 @@ class Cores:
         else:
             core = self._copy(self._objects[key[0]])
         commands = tuple(act(core, now))
-        number = self._number(self._copy(core))
-        self._steps[key] = number, commands
-        return number, commands
+        self._raw.append(core)
+        self._steps[key] = len(self._raw) - 1, commands
+        return self._steps[key]
 
     def _number(self, core: Partition) -> int:
         frozen = _frozen(core)
@@ -184,9 +196,14 @@ class Cores:
         state = vars(core)
         sent, again, filling = state["_sent"], state["_again_at"], state["_filling"]
         outstanding = core.outstanding is not None
-        replays, ready = state["_replays"], state["_ready"]
+        replays, ready, mending = state["_replays"], state["_ready"], state["_mending"]
         position = core.position
         idle = filling is not None and filling.empty and not replays and not ready
+        unread = replays[-1].end if replays else None
+        if mending is not None:
+            idle, piece = False, mending.segment
+            if piece is not None and position is not None:
+                unread = min(piece.end, position + self._scope.batch_rows)
         room = 0 if position is None else self._scope.end - position
         stopping = state["_stopping"]
         return Info(
@@ -197,7 +214,7 @@ class Cores:
             and (again is not None or (core.phase is Phase.WAITING and state["_quiet_at"] <= NOW)),
             waits=core.phase is Phase.WAITING and state["_quiet_at"] > NOW,
             position=position,
-            unread=replays[-1].end if replays and not stopping else None,
+            unread=None if stopping else unread,
             hungry=core.phase is Phase.READING and idle and room > 0 and not stopping,
             ahead=core.phase is Phase.INSERTING
             and idle
@@ -217,13 +234,17 @@ def rows_version(version: int) -> None:
 # --- time in texts ----------------------------------------------------------------------------
 
 
-def moved_ms(ms: int, by: int, oldest: int) -> int:
-    """A wall time after `by` ms: without what tells commits apart, and not older than matters."""
-    return max(ms - ms % 1000 - by, NOW_MS - oldest)
+def moved_ms(ms: int, by: int, oldest: int, fresh: int = 0) -> int:
+    """A wall time after `by` ms, not older than matters. The last three digits are no time but a
+    name: they tell apart what was announced twice. `fresh`: that of what was written now."""
+    name = ms % 1000
+    return max(ms - name - by, NOW_MS - oldest) + (fresh if name == _FRESH_MS else name)
 
 
 @cache
-def moved_metadata(offset: int | None, metadata: str | None, by: int, oldest: int) -> str | None:
+def moved_metadata(
+    offset: int | None, metadata: str | None, by: int, oldest: int, fresh: int = 0
+) -> str | None:
     """A commit's metadata after `by` ms have passed. What is not ours stays as it is."""
     if offset is None or metadata is None:
         return metadata
@@ -233,7 +254,7 @@ def moved_metadata(offset: int | None, metadata: str | None, by: int, oldest: in
     times = {
         f.name: NOW_MS
         if f.name == "sent_ms" or isinstance(note, Open)
-        else moved_ms(getattr(note, f.name), by, oldest)
+        else moved_ms(getattr(note, f.name), by, oldest, fresh)
         for f in fields(note)
         if f.name.endswith("_ms")
     }
@@ -243,6 +264,13 @@ def moved_metadata(offset: int | None, metadata: str | None, by: int, oldest: in
 @cache
 def decoded(offset: int, metadata: str | None) -> Any:
     return ledger_module.decode(offset, metadata)
+
+
+def announced(offset: int, metadata: str) -> Intent | Mark | None:
+    """What a core announces in a commit that it made in its last step, if it never did before."""
+    note = decoded(offset, metadata)
+    new = isinstance(note, Intent | Mark) and note.time_ms % 1000 == _FRESH_MS
+    return note if new else None
 
 
 def written_now(offset: int, metadata: str) -> bool:
@@ -260,18 +288,26 @@ class _Shift(NamedTuple):
     seconds: float
     ms: int
     oldest_ms: int
+    fresh: int
 
 
 def _rewritten(value: Any, by: _Shift, name: str = "") -> Any:
     """A copy of any part of a core with its times moved, and evened out."""
     if name in _EVENED:
         return _EVENED[name]
+    if name == "_doubt":
+        return "in doubt" if value else ""
+    if name == "sent_ms":
+        return NOW_MS
+    if isinstance(value, BadShare):
+        return BadShare(1.0, 1)  # no row is bad here
     if isinstance(value, _KEPT):
         return value
     if isinstance(value, float):
         return max(value - by.seconds, NOW - _FLOORS.get(name, _FLOOR))
     if isinstance(value, int):
-        return moved_ms(value, by.ms, by.oldest_ms) if name.endswith("_ms") and value else value
+        timed = name.endswith("_ms") and not name.endswith("append_ms")
+        return moved_ms(value, by.ms, by.oldest_ms, by.fresh) if timed else value
     if isinstance(value, str):
         return value
     if isinstance(value, deque | list | tuple | set | frozenset):
@@ -283,7 +319,9 @@ def _rewritten(value: Any, by: _Shift, name: str = "") -> Any:
     copy = object.__new__(type(value))
     state = {k: _rewritten(v, by, k) for k, v in _members(value)}
     if "metadata" in state and "offset" in state:
-        state["metadata"] = moved_metadata(state["offset"], state["metadata"], by.ms, by.oldest_ms)
+        state["metadata"] = moved_metadata(
+            state["offset"], state["metadata"], by.ms, by.oldest_ms, by.fresh
+        )
     for key, member in state.items():
         object.__setattr__(copy, key, member)
     return copy
@@ -293,11 +331,15 @@ def _frozen(value: Any) -> Any:
     """What tells two states apart, as something that can be hashed."""
     if isinstance(value, deque | list | tuple):
         return tuple(_frozen(v) for v in value)
+    if isinstance(value, set | frozenset):
+        return frozenset(value)
     if isinstance(value, dict):
         return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
     if hasattr(value, "hexdigest"):
         return value.hexdigest()
-    if isinstance(value, (*_KEPT, float, int, str, set, frozenset)):
+    if isinstance(value, Batch):
+        return value.first, value.end, value.rows, value.digest
+    if isinstance(value, (*_KEPT, float, int, str)):
         return value
     return type(value).__name__, tuple((k, _frozen(v)) for k, v in _members(value))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from consumer.commands import Answer, InsertAnswered, Outcome, ReadFailed
 from tests.exhaustive import server as model
-from tests.exhaustive.cores import NOW_MS, decoded
+from tests.exhaustive.cores import LATE_MS, decoded
 from tests.exhaustive.passing import later
 from tests.exhaustive.scope import JUMPS_PER_PAUSE
 from tests.exhaustive.state import Consumer, World, put
@@ -146,7 +146,7 @@ def _restart(rules: Rules, world: World) -> Iterator[Found]:
 
             def restarted(lies: bool = lies) -> World:
                 after = _crashed(rules, world, lies=lies)
-                server = after.server._replace(up=True, started_ms=NOW_MS)
+                server = after.server._replace(up=True, started_ms=LATE_MS)
                 return later(rules, after._replace(server=server), 0.0, 1000)
 
             yield (
@@ -168,7 +168,7 @@ def _crashed(rules: Rules, world: World, *, lies: bool) -> World:
 def _read_fails(rules: Rules, world: World) -> Iterator[Found]:
     for i, c in _up(world):
         for job in c.jobs:
-            if job.read is not None or job.stamps:
+            if job.read or job.stamps or job.sift or (job.restore and job.mine):
                 yield (
                     "its read of the table fails", i, "",
                     partial(rules.answer, world, i, job, ReadFailed("modelled")),
@@ -224,7 +224,7 @@ def _window(rules: Rules, world: World) -> Iterator[Found]:
         after = later(rules, world, 100.0, ms)
         if seconds is None:
             server = after.server
-            others = tuple(sorted((*server.others, NOW_MS - ms)))
+            others = tuple(sorted((*server.others, LATE_MS - ms)))
             after = after._replace(server=server._replace(others=others))
         return after
 
@@ -236,6 +236,14 @@ def _stop(rules: Rules, world: World) -> Iterator[Found]:
         if c.core >= 0 and not rules.cores.info[c.core].stopping:
             stopped = put(world, i, c._replace(core=rules.cores.stop(c.core)))
             yield "is told to stop", i, "", partial(_it, stopped)
+
+
+def _rebuild(rules: Rules, world: World) -> Iterator[Found]:
+    running = [j for c in world.consumers for j in c.jobs if j.running is not None]
+    if world.server.up and not running and not world.server.orphans:
+        for part in sorted({entry.part for entry in world.server.table}):
+            rebuilt = world._replace(server=model.rebuild(world.server, part))
+            yield "somebody rebuilds the view of a partition", None, part, partial(_it, rebuilt)
 
 
 _FAULTS: dict[str, Callable[[Rules, World], Iterator[Found]]] = {
@@ -256,4 +264,5 @@ _FAULTS: dict[str, Callable[[Rules, World], Iterator[Found]]] = {
     "pause": _pause,
     "window": _window,
     "stop": _stop,
+    "rebuild": _rebuild,
 }

@@ -31,15 +31,17 @@ from consumer.commands import (
     InsertAnswered,
     Outcome,
     ReadFailed,
+    Restored,
+    Sifted,
     StampsRead,
 )
 from tests.exhaustive import server as model
-from tests.exhaustive.cores import NOW, NOW_MS
+from tests.exhaustive.cores import LATE_MS, NOW
 from tests.exhaustive.faults import faults
 from tests.exhaustive.passing import later
 from tests.exhaustive.scope import JUMP
 from tests.exhaustive.server import Running
-from tests.exhaustive.state import Consumer, Job, World, add, put, remove, unsent
+from tests.exhaustive.state import Consumer, Job, Sifting, World, add, put, remove, unsent
 from tests.exhaustive.world import Rules
 
 # The order in which a calm world does what can be done: first what others wait for.
@@ -109,7 +111,7 @@ class Moves:
     def _server(self, out: _Collected, world: World) -> None:
         server = world.server
         if not server.up:
-            up = server._replace(up=True, started_ms=NOW_MS)
+            up = server._replace(up=True, started_ms=LATE_MS)
             out.add("server starts", None, STARTS,
                     later, self._rules, world._replace(server=up), 0.0, 1000)  # fmt: skip
         for running in set(server.orphans):
@@ -169,6 +171,12 @@ class Moves:
                 assert job.insert is not None
                 what = "sends its insert" if job.mine else "sends the insert of what it gave up"
                 out.add(what, i, POOL, self._send, world, i, job, detail=job.insert.token[:3])
+            elif job.restore is not None:
+                if not self._running(world):
+                    what = "restores" if job.mine else "restores what it gave up"
+                    out.add(what, i, POOL, self._restore, world, i, job, detail=job.restore)
+            elif job.sift is not None:
+                out.add("sifts", i, POOL, self._answered, world, i, job, detail=job.sift)
             else:
                 out.add("reads stamps" if job.stamps else "reads the coverage", i, POOL,
                         self._answered, world, i, job)  # fmt: skip
@@ -194,19 +202,51 @@ class Moves:
         return self._rules.hear_commit(world, i, request, answer)
 
     def _answered(self, world: World, i: int, job: Job) -> World:
-        return self._rules.answer(world, i, job, self._found(world, job))
+        return self._rules.answer(
+            world, i, job, self._found(world, job, world.consumers[i].version)
+        )
 
-    def _found(self, world: World, job: Job) -> Event:
+    def _found(self, world: World, job: Job, version: int) -> Event:
         server = world.server
         if not server.up:
             return ReadFailed("down")
+        if job.sift is not None:
+            return self._sifted(world, job.sift, version)
         if job.read is None:
             assert job.insert is not None
-            return StampsRead(model.missing(server, job.insert))
+            return StampsRead(
+                model.missing(server, job.insert),
+                model.rebuilt_since(server, job.insert, job.since_ms),
+            )
         read = job.read
         return CoverageRead(
             model.coverage(server, read.offset, read.since_ms, self._rules.scope, whole=read.whole)
         )
+
+    def _sifted(self, world: World, sift: Sifting, version: int) -> Sifted:
+        landed = model.in_table(world.server)
+        batch = self._rules.batches[sift.batch]
+        parts = [model.part_of(line, version) for line in batch.lines()]
+        wanted = [
+            not landed & 1 << offset if sift.by_ids else part not in sift.landed
+            for offset, part in parts
+        ]
+        missing = batch.only(wanted) if any(wanted) else None
+        return Sifted(missing, frozenset(part for _, part in parts))
+
+    def _running(self, world: World) -> bool:
+        return bool(world.server.orphans) or any(
+            job.running is not None for c in world.consumers for job in c.jobs
+        )
+
+    def _restore(self, world: World, i: int, job: Job) -> World:
+        """At the moment at which it replaces: it holds new inserts, and lets those end that run."""
+        assert job.restore is not None
+        if not world.server.up:
+            return self._rules.answer(world, i, job, ReadFailed("down"))
+        task = job.restore
+        server = model.restore(world.server, task.first, task.end, task.partitions)
+        return self._rules.answer(world._replace(server=server), i, job, Restored())
 
     def _send(self, world: World, i: int, job: Job) -> World:
         """It looks whether the server was restarted, and at the deadline, and is sent."""

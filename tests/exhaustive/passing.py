@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from consumer.commands import InsertAnswered, Outcome, ReadCoverage
 from tests.exhaustive.cores import NOW, moved_metadata, moved_ms
 from tests.exhaustive.scope import DEADLINE_SECONDS, MAX_SECONDS
-from tests.exhaustive.server import Running
+from tests.exhaustive.server import Running, Token
 from tests.exhaustive.state import Request, World, put, unsent
 from tests.exhaustive.world import Rules
 
@@ -23,17 +23,32 @@ def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
     def aged(at: int) -> int:
         return moved_ms(at, ms, oldest)
 
+    def named(token: Token) -> Token:
+        return (*token[:5], aged(token[5]))
+
     def moved(running: Iterable[Running]) -> tuple[Running, ...]:
         over = NOW - MAX_SECONDS
-        later = (r._replace(began_at=r.began_at - seconds) for r in running)
+        later = (
+            r._replace(
+                began_at=r.began_at - seconds,
+                insert=r.insert._replace(token=named(r.insert.token)),
+            )
+            for r in running
+        )
         return tuple(r for r in later if r.began_at > over)
 
     s = world.server
     server = s._replace(
         started_ms=aged(s.started_ms) if s.started_ms else 0,
-        ledger=tuple((*e[:4], aged(e[4])) for e in s.ledger),
-        known=tuple((*e[:2], aged(e[2])) for e in s.known),
+        ledger=tuple(
+            line._replace(
+                at=aged(line.at), announced_ms=line.announced_ms and aged(line.announced_ms)
+            )
+            for line in s.ledger
+        ),
+        known=tuple(sorted((named(e[0]), e[1], aged(e[2])) for e in s.known)),
         others=tuple(aged(at) for at in s.others),
+        rebuilt=tuple((part, aged(at)) for part, at in s.rebuilt),
         orphans=moved(s.orphans),
     )
     world = world._replace(
@@ -57,7 +72,16 @@ def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
                 read = ReadCoverage(read.offset, aged(read.since_ms), read.whole)
             deadline = max(NOW, job.deadline - seconds) if unsent(job) else 0.0
             first_ms = None if first_ms is None else aged(first_ms)
-            jobs.append(job._replace(read=read, deadline=deadline, first_attempt_ms=first_ms))
+            insert = job.insert and job.insert._replace(token=named(job.insert.token))
+            jobs.append(
+                job._replace(
+                    read=read,
+                    deadline=deadline,
+                    first_attempt_ms=first_ms,
+                    insert=insert,
+                    since_ms=aged(job.since_ms) if job.stamps else 0,
+                )
+            )
         p = c.prepared
         if p is not None:
             p = p._replace(sent_at=max(p.sent_at - seconds, NOW - 2 * DEADLINE_SECONDS))

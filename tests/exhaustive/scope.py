@@ -39,6 +39,7 @@ FAULTS = {
     "pause": f"{JUMPS_PER_PAUSE} times, time passes while nobody moves",
     "window": "time passes, and a part of the deduplication window: just more than its half",
     "stop": "a consumer is told to stop",
+    "rebuild": "the view of a ClickHouse partition is rebuilt, for another's sake",
 }  # fmt: skip
 
 

@@ -3,25 +3,35 @@
 It is the simulator's model as a value: an insert lands stage by stage (each ClickHouse partition of
 the table, then the ledger, then the view), each skipped where the log knows its token, and can stop
 after any of them. A row is known by its record's offset: the logs here have one row a record.
+
+The view counts, as a summed table does: it says how often it has each row. It may have one twice
+for a while: a rebuild takes rows from the table whose own insert adds them once more. Until the
+batch is committed the core has to see to that.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from consumer.batch import Batch
 from consumer.recovery import Coverage, Covered
-from tests.exhaustive.cores import NOW_MS
+from tests.exhaustive.cores import LATE_MS, NOW_MS, moved_ms
 from tests.exhaustive.scope import WINDOW_ENTRIES, Scope
-from tests.simulation.clickhouse_model import Violation, row
 
-Token = tuple[int, int, int, str]  # first, end, epoch, digest
+Token = tuple[int, int, int, str, int, int]  # first, end, epoch, digest, version, epoch ms
+
+
+class Violation(AssertionError):
+    """The protocol broke a promise."""
 
 
 class Insert(NamedTuple):
-    """An insert as it is sent. `rows`: offsets of each ClickHouse partition, as bits."""
+    """An insert as it is sent. `rows`: offsets of each ClickHouse partition, as bits. `announced`:
+    how many rows its token names."""
 
     token: Token
     rows: tuple[tuple[str, int], ...]
+    announced: int
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -34,39 +44,95 @@ class Running(NamedTuple):
     began_at: float
 
 
+class Stamped(NamedTuple):
+    """What landed of an insert in one ClickHouse partition of the table."""
+
+    first: int
+    end: int
+    epoch: int
+    part: str
+    rows: int  # offsets as bits
+
+
+class Line(NamedTuple):
+    """A line of the ledger: so many rows of an insert in one ClickHouse partition."""
+
+    first: int
+    end: int
+    epoch: int
+    part: str
+    at: int
+    rows: int
+    expected: int | None  # these three as its insert's token has them
+    version: int | None
+    announced_ms: int | None
+
+
 class Server(NamedTuple):
-    """`table`: (stamp, partition, offsets as bits). `ledger`: (stamp, partition, landed at).
-    `known`: the deduplication log, (token, stage, at). `others`: when a part of the window
-    was filled by other partitions' batches. Times are epoch ms. `crashed`: at least once.
-    """
+    """`known`: the deduplication log, (token, stage, at). `others`: when a part of the window was
+    filled by other partitions' batches. `rebuilt`: when the view of a ClickHouse partition was, at
+    last. Times are epoch ms. `crashed`: at least once."""
 
     up: bool = True
     started_ms: int = 0
     crashed: bool = False
-    table: tuple[tuple[int, int, int, str, int], ...] = ()
-    ledger: tuple[tuple[int, int, int, str, int], ...] = ()
-    view: int = 0
+    table: tuple[Stamped, ...] = ()
+    ledger: tuple[Line, ...] = ()
+    view: tuple[tuple[str, int], ...] = ()  # rows, once for each time that they are counted
     known: tuple[tuple[Token, str, int], ...] = ()
     others: tuple[int, ...] = ()
+    rebuilt: tuple[tuple[str, int], ...] = ()
     orphans: tuple[Running, ...] = ()  # running, and nobody waits for their answer
 
 
-def insert_of(lines: list[bytes], token: str, version: int) -> Insert:
+def part_of(line: bytes, version: int) -> tuple[int, str]:
+    """A row's offset and ClickHouse partition: versions of the rows' rules differ in that."""
+    offset, part = line.decode().split("/")
+    return int(offset), part if version == 1 else part + "2"
+
+
+def rows_of(batch: Batch, version: int) -> tuple[tuple[str, int], ...]:
     parts: dict[str, int] = {}
-    for line in lines:
-        r = row(line, version)
-        parts[r.clickhouse_partition] = parts.get(r.clickhouse_partition, 0) | 1 << r.offset
-    _, _, _, ends, _, digest, epoch, _ = token.split(":")
+    for line in batch.lines():
+        offset, part = part_of(line, version)
+        parts[part] = parts.get(part, 0) | 1 << offset
+    return tuple(sorted(parts.items()))
+
+
+def insert_of(batch: Batch, token: str, version: int, fresh: int) -> Insert:
+    _, _, _, ends, count, digest, epoch, _, rules, ms = token.split(":")
     first, end = ends.split("-")
-    return Insert((int(first), int(end), int(epoch), digest), tuple(sorted(parts.items())))
+    at = moved_ms(int(ms), 0, 10**9, fresh)
+    named = (int(first), int(end), int(epoch), digest, int(rules), at)
+    return Insert(named, rows_of(batch, version), int(count))
+
+
+def offsets_of(rows: int) -> list[int]:
+    return [offset for offset in range(rows.bit_length()) if rows & 1 << offset]
 
 
 def in_table(server: Server) -> int:
     """Offsets that have landed in the table, as bits."""
     found = 0
     for entry in server.table:
-        found |= entry[4]
+        found |= entry.rows
     return found
+
+
+def in_ledger(server: Server) -> int:
+    """Offsets whose rows are in the table, with a line of the ledger for them."""
+    lines = {line[:4] for line in server.ledger}
+    found = 0
+    for entry in server.table:
+        if entry[:4] in lines:
+            found |= entry.rows
+    return found
+
+
+def in_view(server: Server) -> int:
+    """Offsets whose rows are counted once."""
+    offsets = [offset for _, offset in server.view]
+    return sum(1 << offset for offset in set(offsets) if offsets.count(offset) == 1)
 
 
 def step(server: Server, running: Running, scope: Scope) -> Server:
@@ -77,23 +143,35 @@ def step(server: Server, running: Running, scope: Scope) -> Server:
         return server
     known = tuple(e for e in server.known if e[:2] != (insert.token, stage))
     server = server._replace(known=tuple(sorted((*known, (insert.token, stage, NOW_MS)))))
-    first, end, epoch, _ = insert.token
+    first, end, epoch, _, version, ms = insert.token
     if stage == "ledger":
-        for part, _ in insert.rows:
-            for other in server.ledger:
-                if other[3] == part and other[0] < end and first < other[1]:
-                    raise Violation(f"double in the ledger: [{first}, {end}) epoch {epoch} {part}")
-        added = ((first, end, epoch, part, NOW_MS) for part, _ in insert.rows)
-        return server._replace(ledger=tuple(sorted((*server.ledger, *added))))
+        stamped = {entry[:4]: entry.rows for entry in server.table}
+        for part, rows in insert.rows:
+            for line in server.ledger:
+                if line.part == part and stamped.get(line[:4], 0) & rows:
+                    named = f"[{first}, {end}) epoch {epoch} {part}"
+                    if line[:4] != (first, end, epoch, part):
+                        raise Violation(f"double in the ledger: {named}")
+        lines = [
+            Line(first, end, epoch, part, NOW_MS, rows.bit_count(), insert.announced, version, ms)
+            for part, rows in insert.rows
+            if all(line[:4] != (first, end, epoch, part) for line in server.ledger)
+        ]
+        return server._replace(ledger=tuple(sorted((*server.ledger, *lines))))
     if stage == "view":
-        rows = sum(mask for _, mask in insert.rows)
-        if server.view & rows:
+        rebuilt = {part for part, _ in server.rebuilt}
+        counted = {offset for _, offset in server.view}
+        added = [(part, o) for part, rows in insert.rows for o in offsets_of(rows)]
+        # What a mend inserts is in the view twice where the table had lost it: it restores that.
+        mended = epoch > 0 or server.crashed
+        if not mended and any(o in counted and part not in rebuilt for part, o in added):
             raise Violation(f"double in the view: [{first}, {end}) epoch {epoch}")
-        return server._replace(view=server.view | rows)
+        return server._replace(view=tuple(sorted((*server.view, *added))))
     rows = dict(insert.rows)[stage]
     if in_table(server) & rows:
         raise Violation(f"double in the table: [{first}, {end}) epoch {epoch} {stage}")
-    return server._replace(table=tuple(sorted((*server.table, (first, end, epoch, stage, rows)))))
+    entry = Stamped(first, end, epoch, stage, rows)
+    return server._replace(table=tuple(sorted((*server.table, entry))))
 
 
 def _knows(server: Server, token: Token, stage: str, scope: Scope) -> bool:
@@ -114,30 +192,59 @@ def crash(server: Server, running: list[Running], *, lies: bool) -> Server:
             stage = r.insert.stages[r.landed]
             if stage not in ("ledger", "view"):
                 known.setdefault((r.insert.token, stage), (r.insert.token, stage, NOW_MS))
+    return server._replace(up=False, orphans=(), crashed=True, known=tuple(sorted(known.values())))
+
+
+def restore(server: Server, first: int, end: int, partitions: frozenset[str]) -> Server:
+    """What a restore leaves, at the moment at which it replaces: nothing runs then."""
+    lines = {line[:4] for line in server.ledger}
+    tokens = {line[:3]: line[6:] for line in server.ledger}
+    added = [
+        Line(*e[:4], NOW_MS, e.rows.bit_count(), *tokens.get(e[:3], (None, None, None)))
+        for e in server.table
+        if e.first < end and first < e.end and e[:4] not in lines
+    ]
+    server = server._replace(ledger=tuple(sorted((*server.ledger, *added))))
+    for part in sorted(partitions):
+        server = rebuild(server, part)
+    return server
+
+
+def rebuild(server: Server, part: str) -> Server:
+    """A ClickHouse partition of the view is made what the table has."""
+    kept = [row for row in server.view if row[0] != part]
+    has = [(part, o) for e in server.table if e.part == part for o in offsets_of(e.rows)]
+    rebuilt = {**dict(server.rebuilt), part: LATE_MS}
     return server._replace(
-        up=False,
-        orphans=(),
-        crashed=True,
-        known=tuple(sorted(known.values())),
+        view=tuple(sorted([*kept, *has])), rebuilt=tuple(sorted(rebuilt.items()))
     )
 
 
 def coverage(
     server: Server, offset: int, since_ms: int | None, scope: Scope, *, whole: bool
 ) -> Coverage:
-    found: dict[tuple[int, int, int], tuple[set[str], int]] = {}
-    for first, end, epoch, part, at in server.ledger:
-        if end > offset:
-            parts, landed_ms = found.get((first, end, epoch), (set(), at))
-            found[first, end, epoch] = (parts | {part}, min(landed_ms, at))
-    if whole:
-        for first, end, epoch, part, _ in server.table:
-            if end > offset:
-                parts, landed_ms = found.get((first, end, epoch), (set(), 0))
-                found[first, end, epoch] = (parts | {part}, landed_ms)
+    listed: dict[tuple[int, int, int], list[Line]] = {}
+    for line in server.ledger:
+        if line.end > offset:
+            listed.setdefault(line[:3], []).append(line)
+    stamped: dict[tuple[int, int, int], set[str]] = {}
+    for entry in server.table if whole else ():
+        if entry.end > offset:
+            stamped.setdefault(entry[:3], set()).add(entry.part)
     batches = tuple(
-        Covered(*stamp, frozenset(parts), landed_ms)
-        for stamp, (parts, landed_ms) in sorted(found.items())
+        Covered(
+            first=stamp[0],
+            end=stamp[1],
+            epoch=stamp[2],
+            stamped=frozenset(stamped.get(stamp, ())),
+            listed=frozenset(line.part for line in listed.get(stamp, ())),
+            landed_ms=min((line.at for line in listed.get(stamp, ())), default=0),
+            listed_rows=sum(line.rows for line in listed.get(stamp, ())),
+            expected_rows=listed[stamp][0].expected if stamp in listed else None,
+            version=listed[stamp][0].version if stamp in listed else None,
+            announced_ms=listed[stamp][0].announced_ms if stamp in listed else None,
+        )
+        for stamp in sorted(listed.keys() | stamped.keys())
     )
     if since_ms is None:
         since_ms = min((c.landed_ms for c in batches), default=10**15)
@@ -159,5 +266,10 @@ def entries_since(server: Server, since_ms: int, scope: Scope) -> int:
 def missing(server: Server, insert: Insert) -> frozenset[str]:
     """ClickHouse partitions of a batch that have no row of it."""
     stamp = insert.token[:3]
-    landed = {part for *other, part, _ in server.table if tuple(other) == stamp}
+    landed = {entry.part for entry in server.table if entry[:3] == stamp}
     return frozenset(part for part, _ in insert.rows if part not in landed)
+
+
+def rebuilt_since(server: Server, insert: Insert, since_ms: int) -> frozenset[str]:
+    parts = {part for part, _ in insert.rows}
+    return frozenset(part for part, at in server.rebuilt if part in parts and at >= since_ms)

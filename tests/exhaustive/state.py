@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from consumer.commands import Event, ReadCoverage
+from consumer.commands import Event, ReadCoverage, Restore
 from tests.exhaustive.server import Insert, Running, Server
 
 
@@ -22,14 +22,25 @@ class Request(NamedTuple):
     answer: str | None = None
 
 
+class Sifting(NamedTuple):
+    """A Sift."""
+
+    batch: int  # its number
+    landed: frozenset[str]
+    by_ids: bool
+
+
 class Job(NamedTuple):
     """What the pool of a process does for a partition. `mine`: for the one it owns now, so that
-    the answer is heard. One of: a read of the coverage, or of an insert's stamps; an insert before
-    it is sent; one that runs; an answer."""
+    the answer is heard. One of: a read of the coverage, or of an insert's stamps; a part of a mend;
+    an insert before it is sent; one that runs; an answer."""
 
     mine: bool
     read: ReadCoverage | None = None
     stamps: bool = False
+    since_ms: int = 0  # of the stamps
+    sift: Sifting | None = None
+    restore: Restore | None = None
     insert: Insert | None = None
     deadline: float = 0.0
     first_attempt_ms: int | None = None

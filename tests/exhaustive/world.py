@@ -6,7 +6,7 @@ Everything that a core commands is carried out here at once; what it is told com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 from consumer.batch import Batch
 from consumer.commands import (
@@ -15,15 +15,21 @@ from consumer.commands import (
     CommitAnswered,
     CommitRead,
     Event,
+    Isolate,
+    Isolated,
     ReadCommit,
     ReadCoverage,
     ReadStamps,
+    ReadTopic,
     Rejoin,
     Report,
+    Restore,
     SendCommit,
     SendInsert,
+    Sift,
+    TopicRead,
 )
-from consumer.ledger import Intent, Open, encode, token
+from consumer.ledger import Intent, Mark, Open, encode, token
 from consumer.partition import Phase
 from consumer.recovery import Commit
 from tests.exhaustive import server as model
@@ -33,6 +39,7 @@ from tests.exhaustive.cores import (
     SOURCE,
     TOPIC_ID,
     Cores,
+    announced,
     decoded,
     moved_metadata,
     moved_ms,
@@ -40,13 +47,14 @@ from tests.exhaustive.cores import (
 )
 from tests.exhaustive.promises import Promises
 from tests.exhaustive.scope import Scope
-from tests.exhaustive.server import Insert, Running, Server
+from tests.exhaustive.server import Insert, Running, Server, Violation
 from tests.exhaustive.state import (
     Consumer,
     Ghost,
     Job,
     Prepared,
     Request,
+    Sifting,
     World,
     add,
     put,
@@ -54,12 +62,11 @@ from tests.exhaustive.state import (
     unsent,
     with_job,
 )
-from tests.simulation.clickhouse_model import Violation
 
 # Where a core that was kicked out can do nothing but send commits. (It prepares: and is refused.)
 _HARMLESS = frozenset(
-    {Phase.PLANNING, Phase.WAITING, Phase.READING, Phase.CHECKING, Phase.COMMITTING, Phase.HALTED,
-     Phase.LEAVING}
+    {Phase.PLANNING, Phase.WAITING, Phase.READING, Phase.CHECKING, Phase.COMMITTING,
+     Phase.SIFTING, Phase.RESTORING, Phase.HALTED, Phase.LEAVING}
 )  # fmt: skip
 
 
@@ -71,7 +78,9 @@ class Rules:
         self.cores = Cores(scope)
         self._oldest_ms = scope.oldest_ms
         self.promises = Promises(scope)
-        self._inserts: dict[tuple[str, int], Insert] = {}
+        self._inserts: dict[tuple[str, int, int], Insert] = {}
+        self.batches: list[Batch] = []
+        self._batch_numbers: dict[tuple[int, int, str], int] = {}
 
     def first(self) -> World:
         versions = self.scope.versions
@@ -83,15 +92,12 @@ class Rules:
         return World(offset, metadata, 0, consumers, (), Server(), self.scope.together)
 
     def done(self, world: World) -> bool:
-        """Everything is committed, and so has landed; or the owner has stopped for a cause."""
+        """Everything is committed, and so has landed."""
         if world.offset == self.scope.end:
             note = decoded(world.offset, world.metadata)
             if isinstance(note, Open) and note.topic_id == TOPIC_ID:
                 return True
-        return any(
-            c.owner and c.core >= 0 and self.cores.info[c.core].phase is Phase.HALTED
-            for c in world.consumers
-        )
+        return False
 
     def settled(self, world: World) -> World:
         """With consumers that hear of their being kicked out, where nothing hangs on it any more.
@@ -176,23 +182,35 @@ class Rules:
         c = world.consumers[i]
         return self.carry_out(world, i, *self.cores.tick(c.core, c.version, late=late))
 
-    def carry_out(self, world: World, i: int, core: int, commands: Iterable[Command]) -> World:
-        c = world.consumers[i]._replace(core=core)
+    def carry_out(self, world: World, i: int, core: int, commands: Sequence[Command]) -> World:
+        fresh = self._name(world, commands)
+        c = world.consumers[i]._replace(core=self.cores.named(core, fresh))
         world = put(world, i, c)
         for command in commands:
             c = world.consumers[i]
             match command:
                 case SendCommit(offset, metadata):
-                    world = put(world, i, self._send_commit(c, offset, metadata))
+                    world = put(world, i, self._send_commit(c, offset, metadata, fresh))
                 case SendInsert():
-                    world = put(world, i, self._send_insert(c, command))
+                    world = put(world, i, self._send_insert(c, command, fresh))
                 case ReadCoverage(offset, since_ms, whole):
-                    since_ms = since_ms and moved_ms(since_ms, 0, self._oldest_ms)
+                    since_ms = since_ms and moved_ms(since_ms, 0, self._oldest_ms, fresh)
                     world = add(world, i, Job(True, read=ReadCoverage(offset, since_ms, whole)))
-                case ReadStamps(batch, epoch):
-                    named = token(SOURCE, batch, epoch)
-                    insert = self._insert(batch, named, c.version)
-                    world = add(world, i, Job(True, stamps=True, insert=insert))
+                case ReadStamps(batch, epoch, since_ms):
+                    insert = self._insert(batch, token(SOURCE, batch, _stamp(epoch)), c.version)
+                    since_ms = moved_ms(since_ms, 0, self._oldest_ms, fresh)
+                    job = Job(True, stamps=True, insert=insert, since_ms=since_ms)
+                    world = add(world, i, job)
+                case ReadTopic(asked):
+                    even = moved_metadata(offset_of(commands), asked, 0, self._oldest_ms, fresh)
+                    world = self.hear(world, i, TopicRead(TOPIC_ID, even or ""))
+                case Sift(batch, parts, by_ids):
+                    sift = Sifting(self._batch(batch), parts, by_ids)
+                    world = add(world, i, Job(True, sift=sift))
+                case Restore():
+                    world = add(world, i, Job(True, restore=command))
+                case Isolate():
+                    world = self.hear(world, i, Isolated(()))
                 case ReadCommit():
                     world = self.flush(world, i)
                     world = self.hear(world, i, CommitRead(self.commit(world)))
@@ -201,14 +219,26 @@ class Rules:
                 case Report("halted", why, _) if c.owner:
                     # One that was kicked out may stop over what it no longer understands: it is
                     # forgotten as soon as that consumer hears of the group again.
-                    self.promises.halt(world, why)
+                    self.promises.halt(why)
         unread = self.cores.info[world.consumers[i].core].unread
         if unread is not None and not self.may_pause(world):
             world = self.read(world, i, unread)
         return world
 
-    def _send_commit(self, c: Consumer, offset: int, metadata: str) -> Consumer:
-        even = moved_metadata(offset, metadata, 0, self._oldest_ms)
+    def _name(self, world: World, commands: Sequence[Command]) -> int:
+        """Of what is announced anew: the least number that tells it from all of the same range and
+        epoch that was announced before and is still known anywhere. (A mend's pieces: of its
+        epoch.) Two announcements are never made in the same millisecond."""
+        for command in commands:
+            if isinstance(command, SendCommit):
+                note = announced(command.offset, command.metadata)
+                if note is not None:
+                    used = {o[3] % 1000 for o in _announced(world) if _alike(note, o)}
+                    return next(n for n in range(990) if n not in used)
+        return 0
+
+    def _send_commit(self, c: Consumer, offset: int, metadata: str, fresh: int) -> Consumer:
+        even = moved_metadata(offset, metadata, 0, self._oldest_ms, fresh)
         note = decoded(offset, even)
         if note is None or even is None:
             raise Violation(f"a commit without metadata of ours: {offset} {metadata!r}")
@@ -219,23 +249,31 @@ class Rules:
                 strays=tuple(r._replace(latest=False) for r in c.strays),
             )
         prepared = None
-        if isinstance(note, Intent):
-            prepared = Prepared(offset, note.end, note.epoch, note.digest, NOW, False)
+        if isinstance(note, Intent | Mark):
+            digest = note.digest if isinstance(note, Intent) else ""
+            prepared = Prepared(offset, note.end, note.epoch, digest, NOW, False)
         return c._replace(wire=(*c.wire, Request(offset, even, True)), prepared=prepared)
 
-    def _send_insert(self, c: Consumer, command: SendInsert) -> Consumer:
-        insert = self._insert(command.batch, command.token, c.version)
+    def _send_insert(self, c: Consumer, command: SendInsert, fresh: int) -> Consumer:
+        insert = self._insert(command.batch, command.token, c.version, fresh)
         self.promises.insert(c, insert, command.deadline)
         first_ms = command.first_attempt_ms
-        first_ms = None if first_ms is None else moved_ms(first_ms, 0, self._oldest_ms)
+        first_ms = None if first_ms is None else moved_ms(first_ms, 0, self._oldest_ms, fresh)
         job = Job(True, insert=insert, deadline=command.deadline, first_attempt_ms=first_ms)
         return c._replace(jobs=with_job(c.jobs, job))
 
-    def _insert(self, batch: Batch, named: str, version: int) -> Insert:
-        insert = self._inserts.get((named, version))
+    def _batch(self, batch: Batch) -> int:
+        key = (batch.first, batch.end, batch.digest)
+        if key not in self._batch_numbers:
+            self._batch_numbers[key] = len(self.batches)
+            self.batches.append(batch)
+        return self._batch_numbers[key]
+
+    def _insert(self, batch: Batch, named: str, version: int, fresh: int = 0) -> Insert:
+        insert = self._inserts.get((named, version, fresh))
         if insert is None:
-            insert = model.insert_of(list(batch.lines()), named, version)
-            self._inserts[named, version] = insert
+            insert = model.insert_of(batch, named, version, fresh)
+            self._inserts[named, version, fresh] = insert
         return insert
 
     # --- the pool ----------------------------------------------------------------------------
@@ -251,7 +289,10 @@ class Rules:
 
     def land(self, world: World, running: Running) -> tuple[World, Running | None]:
         """The next stage. None after the last one."""
+        stage = running.insert.stages[running.landed]
         world = world._replace(server=model.step(world.server, running, self.scope))
+        if stage == "view":
+            self.promises.landed_view(world)
         landed = running.landed + 1
         if landed == len(running.insert.stages):
             return world, None
@@ -261,7 +302,11 @@ class Rules:
         """The core is forgotten. What the pool does goes on, unless the process is `killed`."""
         c = world.consumers[i]
         running = tuple(job.running for job in c.jobs if job.running is not None)
-        jobs = () if killed else tuple(j._replace(mine=False) for j in c.jobs if unsent(j))
+        jobs = (
+            ()
+            if killed
+            else tuple(j._replace(mine=False) for j in c.jobs if unsent(j) or j.restore)
+        )
         server = world.server
         if running:
             server = server._replace(orphans=tuple(sorted((*server.orphans, *running))))
@@ -303,3 +348,43 @@ class Rules:
         world = self.drop(world, i)
         c = world.consumers[i]._replace(owner=False, strays=tuple(sorted(on_the_way)))
         return put(world, i, c)
+
+
+def offset_of(commands: Sequence[Command]) -> int | None:
+    """Of the commit that is sent with them."""
+    return next((c.offset for c in commands if isinstance(c, SendCommit)), None)
+
+
+_Announced = tuple[int, int, int, int]  # first, end, epoch, epoch ms
+
+
+def _announced(world: World) -> Iterator[_Announced]:
+    """Everything announced that is still known somewhere."""
+    tokens = [known[0] for known in world.server.known]
+    tokens += [running.insert.token for running in world.server.orphans]
+    commits: list[tuple[int | None, str | None]] = [(world.offset, world.metadata)]
+    for c in world.consumers:
+        commits += [(r.offset, r.metadata) for r in (*c.wire, *c.strays)]
+        tokens += [job.insert.token for job in c.jobs if job.insert is not None]
+        tokens += [job.running.insert.token for job in c.jobs if job.running is not None]
+    for ghost in world.ghosts:
+        commits += [(r.offset, r.metadata) for r in ghost.strays]
+    for first, end, epoch, _, _, ms in tokens:
+        yield first, end, epoch, ms
+    for line in world.server.ledger:
+        if line.announced_ms is not None:
+            yield line.first, line.end, line.epoch, line.announced_ms
+    for offset, metadata in commits:
+        note = None if offset is None else decoded(offset, metadata)
+        if isinstance(note, Intent | Mark):
+            yield note.first, note.end, note.epoch, note.time_ms
+
+
+def _alike(note: Intent | Mark, other: _Announced) -> bool:
+    same = other[:2] == (note.first, note.end) or isinstance(note, Mark)
+    return same and other[2] == note.epoch
+
+
+def _stamp(epoch: int) -> Mark:
+    """Something announced under this epoch: stamps do not tell more."""
+    return Mark(0, 1, epoch, 1, TOPIC_ID, NOW_MS)
