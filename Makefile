@@ -12,8 +12,6 @@ BENCH ?=
 RUNS ?= 100000
 MINUTES ?= 10
 SEED ?= 1
-MINUTES ?= 10
-SEED ?= 1
 CHAOS ?=
 MATRIX ?= 2.1.1 3.6.0
 # The old engines run one statement at a time, the oldest a process a statement: of the layout's tests
@@ -70,9 +68,6 @@ exhaustive: $(READY) ## every order of events in small scopes, by search; about 
 
 mutants: $(READY) ## each rule of the protocol switched off: does a named test turn red?
 	$(BIN)/python -m tests.mutants
-
-chaos: $(READY) ## the real stack under a seeded nemesis; MINUTES=10 SEED=1
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
 
 bench: $(READY) ## the benchmark, as a table and as JSON; BENCH=--help for its options
 	$(BIN)/python -m tests.bench $(BENCH)
