@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import http.client
 import itertools
 import os
 import signal
 import sys
-import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from deploy.local.child import Child
 from tests.chaos.cuts import Cuts
 from tests.chaos.plan import ANSWERS, Fault
 from tests.chaos.proxy import HttpLink, Link, Tamper
+from tests.chaos.statements import Statements
 from tests.fixtures.pipeline import Consumer, Pipeline
 
 _STOPPED_FOR_OFFSETS_SECONDS = 20.0
@@ -65,7 +62,6 @@ class Nemesis:
         self.happened: Counter[str] = Counter()
         self.struck: Counter[str] = Counter()
         self.exits: Counter[str] = Counter()
-        self.trouble: list[str] = []
         self._pipeline = pipeline
         self._slots = {f"consumer-{slot.number}": slot for slot in slots}
         self._servers = servers
@@ -77,7 +73,17 @@ class Nemesis:
         self._hits_seen = 0
         self._all_stopped_until = 0.0
         self._group_is_empty: Callable[[], None] | None = None
-        self._statements: list[threading.Thread] = []
+        self._statements = Statements(pipeline.clickhouse.url)
+
+    @property
+    def trouble(self) -> list[str]:
+        """What could not be undone."""
+        return self._statements.trouble
+
+    @property
+    def undone(self) -> bool:
+        """Whether everything that it did has been taken back."""
+        return self._statements.over and self._group_is_empty is None
 
     # --- rounds ----------------------------------------------------------------------------------
 
@@ -131,8 +137,6 @@ class Nemesis:
         for hit in self._cuts.hits()[self._hits_seen :]:
             self._hits_seen += 1
             self._note_hit(hit, at_once=True)
-        for statement in self._statements:
-            statement.join(60)
         self._back_at.clear()
         for name in ("consumer-1", "consumer-2"):
             self._slots[name].wanted = True
@@ -275,35 +279,12 @@ class Nemesis:
                     link.tamper(Tamper(how, code, text, details.get("seconds", 0)))  # type: ignore[arg-type]
 
     def _throwing_view(self, mark: str, seconds: float) -> None:
-        self._state_all(
+        self._statements.give(
             "CREATE TABLE IF NOT EXISTS chaos_sink (x UInt8) ENGINE = Null",
             "CREATE MATERIALIZED VIEW IF NOT EXISTS chaos_throws TO chaos_sink AS SELECT "
             f"throwIf(endsWith(toString(id), '{mark}'), 'a view throws') AS x FROM events",
         )
-        self._later(seconds, lambda: self._state_all("DROP VIEW IF EXISTS chaos_throws SYNC"))
-
-    def _state_all(self, *statements: str) -> None:
-        """Carry statements out in the background, trying again for a minute, after those before."""
-        before = self._statements[-1:]
-
-        def work() -> None:
-            for earlier in before:
-                earlier.join()
-            until = time.monotonic() + 60
-            for statement in statements:
-                while True:
-                    try:
-                        _execute(self._pipeline.clickhouse.url, statement)
-                        break
-                    except (OSError, http.client.HTTPException) as error:
-                        if time.monotonic() >= until:
-                            self.trouble.append(f"{statement}: {error}")
-                            return
-                        time.sleep(0.2)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        self._statements.append(thread)
+        self._later(seconds, lambda: self._statements.give("DROP VIEW IF EXISTS chaos_throws SYNC"))
 
     def _other_version(self, slot: Slot) -> None:
         """It is ended, and comes back with other rules for its rows, or with the usual ones."""
@@ -340,15 +321,6 @@ class Nemesis:
                 mover.start()
 
         self._group_is_empty = moved_or_late
-
-
-def _execute(url: str, statement: str) -> None:
-    """OSError where it is refused or not answered within ten seconds."""
-    server = urlsplit(url)
-    address = urlunsplit(server._replace(path="/", query=f"database={server.path[1:]}"))
-    request = urllib.request.Request(address, statement.encode())
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        reply.read()
 
 
 def _thaw(pid: int) -> None:

@@ -20,6 +20,8 @@ class Report:
     events: int = 0
     sources: Mapping[str, int] = field(default_factory=dict)
     batches: int = 0
+    replays: int = 0
+    reconciles: int = 0
     faults: Mapping[str, int] = field(default_factory=dict)
     cuts_struck: Mapping[str, int] = field(default_factory=dict)
     cuts_passed: Mapping[str, int] = field(default_factory=dict)
@@ -51,7 +53,8 @@ class Report:
     def _lines(self) -> Iterator[str]:
         yield (
             f"chaos: seed {self.seed}, {self.seconds:.0f} s, {self.protocol} groups: "
-            f"{self.events} events in {self.batches} batches, {sum(self.faults.values())} faults"
+            f"{self.events} events in {self.batches} batches, {sum(self.faults.values())} faults, "
+            f"{self.replays} replays, {self.reconciles} reconciles"
         )
         for title, counts in (
             ("sources", self.sources),

@@ -68,9 +68,9 @@ _TELLING = (
     "batch replayed", "insert failed", "insert unsent", "partitions assigned",
     "partitions revoked", "partitions lost", "joining the group again", "ending at once",
     "past the deadline: planning again", "waiting for older inserts to end", "partition stopped",
-    "ClickHouse refuses a batch for its content",
+    "ClickHouse refuses a batch for its content", "event set aside", "a batch is in doubt",
+    "mending", "mended", "records are lost", "will try again",
 )  # fmt: skip
-_RECONCILES = ("reconcil", "rebuil", "mend", "dead letter")
 
 
 def protocols() -> list[str]:
@@ -201,7 +201,7 @@ class Run:
         nemesis = Nemesis(pipeline, slots, servers, cuts, poison)
         try:
             nemesis.run(self.faults, seconds, lambda at: self._progress(at, nemesis))
-            self._settle(pipeline, nemesis, lambda: load.over and poison.over)
+            self._settle(pipeline, nemesis, lambda: load.over and poison.over and nemesis.undone)
         finally:
             self._note(pipeline, slots, nemesis, cuts)
             self.report.sources = {
@@ -214,8 +214,12 @@ class Run:
                 **{f"transactions: {name}": n for name, n in transactions.happened.items()},
                 **{f"answer {name}": n for name, n in loader.loaded.answers.items()},
             }
-        topic = pipeline.read_topic(BAD)
         problems = self.report.problems
+        if problems:  # what has not landed is no loss, and would hide why it has not
+            problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
+            problems += self._trying(pipeline)
+            return
+        topic = pipeline.read_topic(BAD)
         problems += nemesis.trouble
         problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
         problems += [f"shim refused {i}: {why}" for i, why in loader.loaded.refused.items()][:5]
@@ -240,6 +244,15 @@ class Run:
             self.report.problems.append(f"{late}: lags {pipeline.lags()}")
         self.report.settled_seconds = time.monotonic() - began
 
+    def _trying(self, pipeline: Pipeline) -> list[str]:
+        """What consumers say they try again, the last of each."""
+        last = {
+            str(fact.get("partition")): f"partition {fact.get('partition')}: {fact.get('why')}"
+            for consumer in pipeline.consumers
+            for fact in consumer.facts("will try again")
+        }
+        return [text[:300] for text in last.values()]
+
     def _progress(self, at: float, nemesis: Nemesis) -> None:
         if at - self._said_at < 10:
             return
@@ -263,11 +276,8 @@ class Run:
                 network += link.happened
         report.network = dict(network)
         said = Counter(str(fact["message"]) for c in pipeline.consumers for fact in c.facts())
-        report.said = {
-            text: count
-            for text, count in said.items()
-            if text in _TELLING or any(word in text.lower() for word in _RECONCILES)
-        }
+        report.said = {text: said[text] for text in _TELLING if said[text]}
+        report.replays, report.reconciles = said["batch replayed"], said["mended"]
         report.batches = said["batch inserted"] + said["batch replayed"]
 
     def _against_truth(
