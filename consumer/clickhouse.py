@@ -184,6 +184,8 @@ class ClickHouseTable:
             return InsertAnswered(outcome, "its deadline has passed", heard=True)
         except DatabaseError as error:
             return _answer(error, sent=body.begun)
+        except UnicodeDecodeError:  # the client's, of an error that quotes a line
+            return InsertAnswered(Outcome.REFUSED, "a line is not UTF-8", heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
             outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
             return InsertAnswered(outcome, _first_line(error))
@@ -418,4 +420,4 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:500]
+    return text.splitlines()[0][:1000]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch, Letter
 from consumer.commands import Sifted
@@ -30,6 +31,8 @@ _STAMPED = (
 )
 _IDS_AT_ONCE = 5_000
 _AT_ROW = re.compile(r"\(at row (\d+)\)")
+_VIEW = re.compile(r"while pushing to view `?(\w+)`?\.`?(\w+)`?")
+_LOOKS = 2_000  # tries of a view, in a search for the rows that it cannot take
 
 
 class _Line(msgspec.Struct):
@@ -108,15 +111,7 @@ class Content:
             return ()
         rows: Sequence[Sequence[str]] = self._client.query(
             f"SELECT {what} FROM {EVENTS} WHERE {_STAMPED} {only}",
-            parameters={
-                **_times(lines),
-                "topic_id": source.topic_id,
-                "partition": source.partition,
-                "first": batch.first,
-                "end": batch.end,
-                "epoch": epoch,
-                **more,
-            },
+            parameters={**_times(lines), **_stamp(source, batch, epoch), **more},
         ).result_rows
         return rows
 
@@ -134,13 +129,15 @@ class Content:
     def letters(
         self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
     ) -> tuple[Letter, ...]:
-        """See `commands.Isolate`: the lines that are at fault by themselves, or else the row that
-        ClickHouse named."""
+        """See `commands.Isolate`: the lines that are at fault by themselves; or else the row that
+        ClickHouse named; or else the rows that the view which threw cannot take."""
         origins = list(batch.origins())
         found = dict(faults(text for _, _, text in origins))
         named = _AT_ROW.search(refusal)
         if not found and named and 0 < int(named.group(1)) <= len(origins):
             found = {int(named.group(1)) - 1: Fault("refused", refusal)}
+        if not found and landed_epoch is not None:
+            found = self._thrown_out(source, batch, landed_epoch, refusal)
         if not found:
             return ()
         in_table = self._in_table(source, batch, landed_epoch, found)
@@ -148,6 +145,68 @@ class Content:
             Letter(*origins[index], fault.reason, fault.error, index in in_table)
             for index, fault in sorted(found.items())
         )
+
+    def _thrown_out(
+        self, source: Source, batch: Batch, epoch: int, refusal: str
+    ) -> dict[int, Fault]:
+        """The rows that a view on `events` cannot take. They are in the table when it throws, so
+        its SELECT is tried on them there, on ever fewer: nothing is inserted for it."""
+        lines = {i: line for i, line in enumerate(placed(batch)) if line is not None}
+        view = self._view(refusal)
+        if view is None or not lines:
+            return {}
+        found: dict[int, Fault] = {}
+        looks = 0
+        suspects = [list(lines)]
+        while suspects and looks < _LOOKS:
+            some = suspects.pop()
+            looks += 1
+            why = self._refusal(view, source, batch, epoch, [lines[i] for i in some])
+            if not why:
+                continue
+            if len(some) == 1:
+                found[some[0]] = Fault("refused", why)
+            else:
+                half = len(some) // 2
+                suspects += [some[half:], some[:half]]
+        return found
+
+    def _view(self, refusal: str) -> str | None:
+        """The SELECT of the view that threw, over `{rows}` instead of `events`."""
+        for database, name in _VIEW.findall(refusal):
+            rows = self._client.query(
+                "SELECT as_select FROM system.tables "
+                "WHERE database = {database:String} AND name = {name:String}",
+                parameters={"database": database, "name": name},
+            ).result_rows
+            of_events = re.compile(rf"\bFROM `?{database}`?\.`?{EVENTS}`?(?= AS | *$|\s)")
+            select = rows[0][0] if rows else ""
+            if len(of_events.findall(select)) == 1:
+                source = of_events.search(select)
+                assert source is not None
+                before, after = select[: source.start()], select[source.end() :]
+                alias = "" if after.lstrip().startswith("AS ") else f" AS {EVENTS}"
+                return f"{before}FROM {{rows}}{alias}{after}"
+        return None
+
+    def _refusal(
+        self, view: str, source: Source, batch: Batch, epoch: int, lines: list[Placed]
+    ) -> str:
+        """Why the view cannot take these rows; empty where it can."""
+        rows = f"(SELECT * FROM {EVENTS} WHERE {_STAMPED} AND id IN {{ids:Array(UUID)}})"
+        try:
+            self._client.raw_query(
+                view.replace("{rows}", rows),
+                parameters={
+                    **_stamp(source, batch, epoch),
+                    **_times(lines),
+                    "ids": sorted({line.id for line in lines}),
+                },
+                fmt="Null",
+            )
+        except DatabaseError as error:
+            return (str(error).strip() or "refused").splitlines()[0][:1000]
+        return ""
 
     def _in_table(
         self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Fault]
@@ -162,6 +221,16 @@ class Content:
         )  # fmt: skip
         there = {row[0] for row in rows}
         return {i for i, line in lines.items() if line.id.lower() in there}
+
+
+def _stamp(source: Source, batch: Batch, epoch: int) -> dict[str, object]:
+    return {
+        "topic_id": source.topic_id,
+        "partition": source.partition,
+        "first": batch.first,
+        "end": batch.end,
+        "epoch": epoch,
+    }
 
 
 def _times(lines: Iterable[Placed]) -> dict[str, int]:

@@ -43,6 +43,8 @@ CREATE TABLE IF NOT EXISTS events_landing
     CONSTRAINT name_present       CHECK notEmpty(name),
     -- from 2015-01-01 to before 2100-01-01, UTC
     CONSTRAINT created_at_sane    CHECK created_at >= 1420070400000 AND created_at < 4102444800000,
+    -- later, and its readers break
+    CONSTRAINT received_at_sane   CHECK received_at >= 0 AND received_at < 4102444800000,
     CONSTRAINT duration_sane      CHECK duration < 4294967296,
     CONSTRAINT max_scroll_sane    CHECK max_scroll <= 100
 )

@@ -173,6 +173,34 @@ def test_bad_lines_are_found_and_what_is_in_the_table_is_said(table: ClickHouseT
     assert table.isolate(_SOURCE, good, "a view throws", 0) == Isolated(())
 
 
+@pytest.mark.parametrize("named", ["", " AS e"])
+def test_rows_that_a_view_cannot_take_are_found_in_the_table(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse, named: str
+) -> None:
+    """The table has landed when a view throws: the rows are looked for there, by SELECT alone."""
+    client = clickhouse_with_schema.client()
+    client.command("CREATE TABLE strict (id UUID, z UInt8) ENGINE = MergeTree ORDER BY id "
+                   "SETTINGS non_replicated_deduplication_window = 100000")  # fmt: skip
+    client.command(
+        "CREATE MATERIALIZED VIEW strict_mv TO strict AS SELECT id, "
+        f"throwIf(received_at = fromUnixTimestamp64Milli(666), 'no') AS z FROM events{named}"
+    )
+    received = [666 if n in (3, 17, 18) else 1 for n in range(40)]
+    made = batch(0, *(event(n, (_JANUARY, _FEBRUARY)[n % 2], received[n]) for n in range(40)))
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert refused.outcome is Outcome.REFUSED
+    found = table.isolate(_SOURCE, made, refused.why, 0)
+    assert isinstance(found, Isolated)
+    assert [(each.offset, each.reason, each.in_table) for each in found.letters] == [
+        (3, "refused", True), (17, "refused", True), (18, "refused", True),
+    ]  # fmt: skip
+    rest = made.without(found.letters)
+    assert table.insert(rest, name(made), clock() + 60, None).outcome is Outcome.LANDED
+    for what, count in (("events", 40), ("strict", 37), ("sessions_daily", 2)):
+        assert client.query(f"SELECT count() FROM {what} FINAL" if what == "sessions_daily"
+                            else f"SELECT count() FROM {what}").result_rows == [(count,)]  # fmt: skip
+
+
 def test_restoring_brings_sums_and_ledger_up_to_the_table(
     table: ClickHouseTable, clickhouse_with_schema: ClickHouse
 ) -> None:
