@@ -3,7 +3,8 @@
 | fault | what explains it | where it is recorded |
 |---|---|---|
 | gap | each event in it was dead-lettered; its offsets hold no event (markers, aborted or empty records, tombstones) | the dead-letter topic; the log, while it has them |
-| gap, no rows, short | it was rewound past, or its rows were removed to be ingested again | `rewinds` |
+| gap, no rows, short | a rewind passed it over | `rewinds` |
+| no rows, short | a rewind to a later epoch took its rows out, and did not come to its end | `rewinds` |
 | short batch | as many dead letters | the dead-letter topic |
 | short batch | each of its events is in the table, and the sums were counted again later | the log, `events`, `rebuilds` |
 | no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
@@ -33,9 +34,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from consumer.audit_log import Log
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault, Kind
-from schemas.tables import EVENTS, REBUILDS, SUMMED, clickhouse_partition
-
-REWINDS = "rewinds"
+from schemas.tables import EVENTS, REBUILDS, REWINDS, SUMMED, clickhouse_partition
 
 _IDS_AT_ONCE = 5_000
 _STAMPS = re.compile(r"\b_(topic_id|partition|first|end|epoch)\b")
@@ -248,18 +247,25 @@ class Causes:
         return "the sums of this ClickHouse partition were rebuilt later"
 
     @cached_property
-    def _rewinds(self) -> dict[tuple[str, int], list[tuple[int, int]]]:
-        found: defaultdict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
-        for topic_id, partition, first, end in self._rows_of(
-            REWINDS, "SELECT topic_id, partition, first, end FROM rewinds ORDER BY first, end"
+    def _rewinds(self) -> dict[tuple[str, int], list[tuple[int, int, int, bool]]]:
+        """(first, end, epoch, whether it was skipped), by topic id and partition."""
+        found: defaultdict[tuple[str, int], list[tuple[int, int, int, bool]]] = defaultdict(list)
+        for topic_id, partition, first, end, epoch, skipped in self._rows_of(
+            REWINDS,
+            "SELECT topic_id, partition, first, end, epoch, skipped FROM rewinds "
+            "ORDER BY first, end",
         ):
-            found[str(topic_id), int(partition)].append((int(first), int(end)))
+            found[str(topic_id), int(partition)].append(
+                (int(first), int(end), int(epoch), bool(skipped))
+            )
         return found
 
     def _rewound(self, fault: Fault) -> str | None:
+        """What was to be read again must have come by now: only what it brought before may lack."""
         position = fault.first
-        for first, end in self._rewinds.get((fault.topic_id, fault.partition), ()):
-            if first <= position < end:
+        for first, end, epoch, skipped in self._rewinds.get((fault.topic_id, fault.partition), ()):
+            removed = bool(fault.epochs) and max(fault.epochs) < epoch
+            if first <= position < end and (skipped or removed):
                 position = end
         return "rewind" if position >= fault.end else None
 

@@ -163,6 +163,16 @@ def check_names(partition: str, tables: Iterable[str]) -> None:
             raise ValueError(f"no table {table!r} can be rebuilt: there are {known}")
 
 
+def check_possible(
+    client: Client, database: str, partitions: Iterable[str], tables: Iterable[str] = SUMMED
+) -> None:
+    """Raises SchemaError when a rebuild of these would be refused."""
+    server = Database(client, database)
+    _refuse_replicated(server, tables)
+    for partition in sorted(set(partitions)):
+        _refuse_expired(server, partition)
+
+
 def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
     """One course of the protocol, steps 1 to 7."""
     began, began_ms = course.clock(), recount.server.now_ms()

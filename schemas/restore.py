@@ -115,14 +115,16 @@ def remove(
     end: int | None,
     *,
     seconds: float,
+    fence: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = uptime_clock,
     sleep: Callable[[float], None] = time.sleep,
 ) -> frozenset[str]:
     """Delete from `events` the rows of the batches that lie in [first, end), or from `first` on.
 
     Returns the ClickHouse partitions that they touched, of which every view has to be rebuilt, and
-    then `forget` called. Raises SchemaError, and deletes nothing, when a batch lies in the range
-    only in part: which of its rows belong to which offset cannot be told.
+    then `forget` called. `fence` is called just before the deletion, and prevents it by raising.
+    Raises SchemaError, and deletes nothing, when a batch lies in the range only in part: which of
+    its rows belong to which offset cannot be told.
     """
     course = Course(clock() + seconds, clock, sleep, lambda _: None)
     server = Database(client, database)
@@ -134,7 +136,7 @@ def remove(
         f"WHERE {_in_ledger(topic_id, partition, first, last)}"
     )
     within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
-    _delete(server, EVENTS, within, course)
+    _delete(server, EVENTS, within, course, fence)
     return frozenset(row[0] for row in touched)
 
 
@@ -147,18 +149,20 @@ def forget(
     end: int | None,
     *,
     seconds: float,
+    fence: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = uptime_clock,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Delete the ledger rows of the batches that lie in [first, end), or from `first` on: the last
-    step of taking them out. Raises SchemaError when `events` still has rows of them."""
+    step of taking them out. `fence` as for `remove`. Raises SchemaError when `events` still has
+    rows of them."""
     course = Course(clock() + seconds, clock, sleep, lambda _: None)
     server = Database(client, database)
     last = _LARGEST if end is None else end
     within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
     if _count(server, EVENTS, within):
         raise SchemaError(f"{server.table(EVENTS)} still has rows of [{first}, {end or '...'})")
-    _delete(server, BATCHES, _in_ledger(topic_id, partition, first, last), course)
+    _delete(server, BATCHES, _in_ledger(topic_id, partition, first, last), course, fence)
 
 
 def _stamped(topic_id: str, partition: int) -> str:
@@ -245,11 +249,14 @@ def _refuse_cut(server: Database, topic_id: str, partition: int, first: int, end
         )
 
 
-def _delete(server: Database, table: str, condition: str, course: Course) -> None:
+def _delete(
+    server: Database, table: str, condition: str, course: Course, fence: Callable[[], None]
+) -> None:
     """Delete the rows, and see that none is left. The server goes on with it by itself, so the wait
     is for its list of mutations, not for one long answer."""
     if not _count(server, table, condition):
         return
+    fence()
     server.do(f"ALTER TABLE {server.table(table)} DELETE WHERE {condition}", mutations_sync=0)
     while unfinished := server.ask(
         "SELECT latest_fail_reason FROM system.mutations WHERE database = {database:String} "

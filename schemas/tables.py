@@ -15,6 +15,7 @@ SESSIONS = "sessions"
 SESSIONS_DAILY = "sessions_daily"
 PAGES_DAILY = "pages_daily"
 REBUILDS = "rebuilds"
+REWINDS = "rewinds"
 MIGRATIONS = "schema_migrations"
 
 # What a rebuild makes again from `events`: the sums, which can be wrong after a doubt, and

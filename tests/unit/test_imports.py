@@ -20,7 +20,7 @@ PREFLIGHT = {"preflight", "preflight_clickhouse", "preflight_kafka", "findings"}
 TOOLS = {
     "letters", "letter_topic", "settling",
     "audit", "audit_causes", "audit_log", "audit_report", "audit_tables", "audit_tiles",
-    "rewind",
+    "rewind", "rewind_log", "rewind_plan", "rewind_words", "rewinding",
 }  # fmt: skip
 BETWEEN = {"__init__", "ports", "config"}
 

@@ -521,19 +521,29 @@ def test_a_rewind_that_was_recorded(world: World) -> None:
         ("no rows", 10, 20, "202602", False),
     ]
     assert sorted(world.findings()) == missing
+    into = "INSERT INTO rewinds (topic_id, partition, first, end, epoch, skipped) VALUES "
     world.client.command(
-        "CREATE TABLE rewinds (topic_id String, partition UInt32, first UInt64, end UInt64, "
-        "at DateTime64(3, 'UTC')) ENGINE = MergeTree ORDER BY (topic_id, partition, first)"
+        f"{into}('{world.topic_id}', 0, 5, 25, 1, 0), ('another', 0, 20, 30, 1, 1), "
+        f"('{world.topic_id}', 1, 20, 30, 1, 1), ('{world.topic_id}', 0, 20, 30, 1, 0)"
     )
-    assert sorted(world.findings()) == missing
-    world.client.command(
-        "INSERT INTO rewinds VALUES "
-        f"('{world.topic_id}', 0, 5, 25, now64(3)), ('another', 0, 20, 30, now64(3)), "
-        f"('{world.topic_id}', 1, 20, 30, now64(3))"
+    assert sorted(world.findings()) == [missing[0], *((*f[:4], True) for f in missing[1:])], (
+        "what was taken out to be read again must be there again"
     )
-    assert sorted(world.findings()) == [missing[0], *((*f[:4], True) for f in missing[1:])]
-    world.client.command(f"INSERT INTO rewinds VALUES ('{world.topic_id}', 0, 25, 30, now64(3))")
+    world.client.command(f"{into}('{world.topic_id}', 0, 25, 30, 1, 1)")
+    assert sorted(world.findings())[0] == missing[0], "a part of it"
+    world.client.command(f"{into}('{world.topic_id}', 0, 20, 25, 1, 1)")
     assert [explained for *_, explained in world.findings()] == [True, True, True]
+
+
+def test_a_rewind_explains_nothing_of_what_came_after_it(world: World) -> None:
+    world.land(0, 30, epoch=1)
+    world.commit(30)
+    world.delete("_first = 0 AND _partition_id = '202602'")
+    world.client.command(
+        "INSERT INTO rewinds (topic_id, partition, first, end, epoch, skipped) "
+        f"VALUES ('{world.topic_id}', 0, 0, 30, 1, 0)"
+    )
+    assert [(kind, cause) for kind, _, _, _, cause in world.findings()] == [("no rows", False)]
 
 
 # --- what is in flight, and what is looked at ----------------------------------------------------
