@@ -53,7 +53,7 @@ _FLOORS = {
 _FLOOR = 2 * (DEADLINE_SECONDS + MAX_SECONDS)
 # They stretch a backoff, which takes no time here, or are words for people.
 _EVENED = {"_failures": 0, "attempts": 0, "halted_why": "", "read_so_far": (0, 0), "why": ""}
-_KEPT = (Limits, Source, Batch, Enum, bytes, bool, type(None))
+_KEPT = (Limits, Source, Batch, Enum, range, bytes, bool, type(None))
 
 
 class Info(NamedTuple):

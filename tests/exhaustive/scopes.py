@@ -21,7 +21,7 @@ SCOPES = (
     Scope("three consumers", consumers=3, faults=_GROUP),
     Scope("six records", log="ababab", faults=("rebalance", "crash", "commit unknown", *_SERVER)),
     Scope("three faults of the group", log="ab", faults=_GROUP, together=3),
-    Scope("a reset and pauses", log="ab", faults=("reset", "pause"), together=3),
+    Scope("a reset and a pause", log="aba", faults=("reset", "pause")),
     Scope("kinds of foreign commits", faults=("reset",), together=1, foreign_alike=False),
     Scope("two resets", log="ab", faults=("reset",), resets_again=True),
     Scope("the log lies", log="aba", faults=("rebalance", "crash", *_SERVER), mends_log=False),
