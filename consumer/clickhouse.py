@@ -75,6 +75,8 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "min_insert_block_size_rows_for_materialized_views": 0,
     "min_insert_block_size_bytes_for_materialized_views": 0,
     "input_format_max_block_size_bytes": 0,
+    # events of any number of months: a refusal for that no retry would heal
+    "max_partitions_per_insert_block": 0,
     # equal keys of one block collapse in merges and under FINAL, at a third less CPU an insert
     "optimize_on_insert": 0,
     # every line or none
@@ -263,6 +265,7 @@ class ClickHouseTable:
                 announced_ms=announced[2] or None,
             )
         if whole:
+            self._refuse_deletions(client)
             # The ledger is written by a view, and can lack, or have alone, what a crash cut off.
             for first, end, epoch, partitions in client.query(
                 "SELECT _first, _end, _epoch, groupUniqArray(_partition_id) "
@@ -276,6 +279,18 @@ class ClickHouseTable:
                     known = Covered(first, end, epoch, frozenset(), frozenset(), 0)
                 covered[first, end, epoch] = replace(known, stamped=frozenset(partitions))
         return tuple(covered[key] for key in sorted(covered))
+
+    def _refuse_deletions(self, client: Client) -> None:
+        """Rows that a rewind is still taking out are seen until the server has done with it, also
+        when whoever began it is gone: they are not there."""
+        unfinished = client.query(
+            "SELECT count() FROM system.mutations WHERE database = {database:String} "
+            "AND table = {table:String} AND NOT is_done AND NOT is_killed "
+            "AND position(command, '_topic_id') > 0",
+            parameters={"database": self._database, "table": EVENTS},
+        ).result_rows[0][0]
+        if unfinished:
+            raise SchemaError(f"the server is still deleting batches from {EVENTS}, for a rewind")
 
     # --- after a doubt -----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from clickhouse_connect.driver.client import Client
@@ -29,10 +30,15 @@ _STAMPED = (
     f"{_BETWEEN} AND _topic_id = {{topic_id:String}} AND _partition = {{partition:UInt32}} "
     "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}"
 )
-_IDS_AT_ONCE = 5_000
+_IDS_AT_ONCE = 2_000  # in a statement's text, which has a limit
+_MOST_RESENDS = 5_000
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _AT_ROW = re.compile(r"\(at row (\d+)\)")
 _VIEW = re.compile(r"while pushing to view `?(\w+)`?\.`?(\w+)`?")
 _LOOKS = 2_000  # tries of a view, in a search for the rows that it cannot take
+
+
+T = TypeVar("T")
 
 
 class _Line(msgspec.Struct):
@@ -42,7 +48,9 @@ class _Line(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a line falls: its id, its time (epoch milliseconds), and its ClickHouse partition."""
+    """Where a line falls: its id, its time (epoch milliseconds), and its ClickHouse partition.
+
+    Only a line with an id that ClickHouse takes, and that it could have landed with, is placed."""
 
     id: str
     created_at: int
@@ -55,9 +63,12 @@ def placed(batch: Batch) -> Iterator[Placed | None]:
     for text in batch.lines():
         try:
             line = decode(text)
-            yield Placed(line.id, line.created_at, clickhouse_partition(line.created_at))
+            partition = clickhouse_partition(line.created_at)
         except (msgspec.MsgspecError, ValueError):
             yield None
+            continue
+        event_id = line.id.lower()
+        yield Placed(event_id, line.created_at, partition) if _UUID.fullmatch(event_id) else None
 
 
 class Content:
@@ -86,32 +97,31 @@ class Content:
     def _all_there(self, lines: list[Placed]) -> bool:
         """Whether the table has every one of these ids, whoever brought it. A batch of resends
         collapses into the rows that came before it, and can lose its last stamp so."""
-        wanted = {line.id.lower() for line in lines}
-        return len(wanted) <= _IDS_AT_ONCE and wanted <= self._there(lines)
+        wanted = {line.id for line in lines}
+        return len(wanted) <= _MOST_RESENDS and wanted <= self._there(lines)
 
     def _there(self, lines: list[Placed], *, anywhere: bool = False) -> set[str]:
         """Those of the ids that the table has. `anywhere`: whatever their time is there."""
         found: set[str] = set()
-        for start in range(0, len(lines), _IDS_AT_ONCE):
-            some = lines[start : start + _IDS_AT_ONCE]
+        for some in _parts(lines):
             rows = self._client.query(
                 f"SELECT DISTINCT toString(id) FROM {EVENTS} "
-                f"WHERE {'1' if anywhere else _BETWEEN} AND id IN {{ids:Array(UUID)}}",
-                parameters={**_times(some), "ids": sorted({line.id for line in some})},
+                f"WHERE {'1' if anywhere else _BETWEEN} AND {_among(some)}",
+                parameters=_times(some),
             ).result_rows
             found |= {row[0] for row in rows}
         return found
 
     def _stamped(
         self, what: str, source: Source, batch: Batch, epoch: int, lines: list[Placed],
-        only: str = "", **more: object,
+        only: str = "",
     ) -> Sequence[Sequence[str]]:  # fmt: skip
         """Of the rows that this very batch brought."""
         if not lines:
             return ()
         rows: Sequence[Sequence[str]] = self._client.query(
             f"SELECT {what} FROM {EVENTS} WHERE {_STAMPED} {only}",
-            parameters={**_times(lines), **_stamp(source, batch, epoch), **more},
+            parameters={**_times(lines), **_stamp(source, batch, epoch)},
         ).result_rows
         return rows
 
@@ -121,7 +131,7 @@ class Content:
         partitions = frozenset(line.partition for line in lines if line is not None)
         if by_ids:
             there = self._there([line for line in lines if line is not None], anywhere=True)
-            wanted = [line is None or line.id.lower() not in there for line in lines]
+            wanted = [line is None or line.id not in there for line in lines]
         else:
             wanted = [line is None or line.partition not in landed for line in lines]
         return Sifted(batch.only(wanted) if any(wanted) else None, partitions)
@@ -157,7 +167,7 @@ class Content:
             return {}
         found: dict[int, Fault] = {}
         looks = 0
-        suspects = [list(lines)]
+        suspects = _parts(list(lines))
         while suspects and looks < _LOOKS:
             some = suspects.pop()
             looks += 1
@@ -193,15 +203,11 @@ class Content:
         self, view: str, source: Source, batch: Batch, epoch: int, lines: list[Placed]
     ) -> str:
         """Why the view cannot take these rows; empty where it can."""
-        rows = f"(SELECT * FROM {EVENTS} WHERE {_STAMPED} AND id IN {{ids:Array(UUID)}})"
+        rows = f"(SELECT * FROM {EVENTS} WHERE {_STAMPED} AND {_among(lines)})"
         try:
             self._client.raw_query(
                 view.replace("{rows}", rows),
-                parameters={
-                    **_stamp(source, batch, epoch),
-                    **_times(lines),
-                    "ids": sorted({line.id for line in lines}),
-                },
+                parameters={**_stamp(source, batch, epoch), **_times(lines)},
                 fmt="Null",
             )
         except DatabaseError as error:
@@ -215,12 +221,21 @@ class Content:
         if epoch is None:
             return set()
         lines = {i: line for i, line in enumerate(placed(batch)) if i in found and line is not None}
-        rows = self._stamped(
-            "DISTINCT toString(id)", source, batch, epoch, list(lines.values()),
-            "AND id IN {ids:Array(UUID)}", ids=sorted({line.id for line in lines.values()}),
-        )  # fmt: skip
-        there = {row[0] for row in rows}
-        return {i for i, line in lines.items() if line.id.lower() in there}
+        there: set[str] = set()
+        for some in _parts(list(lines.values())):
+            what, among = "DISTINCT toString(id)", f"AND {_among(some)}"
+            rows = self._stamped(what, source, batch, epoch, some, among)
+            there |= {row[0] for row in rows}
+        return {i for i, line in lines.items() if line.id in there}
+
+
+def _parts(items: list[T]) -> list[list[T]]:
+    return [items[at : at + _IDS_AT_ONCE] for at in range(0, len(items), _IDS_AT_ONCE)]
+
+
+def _among(lines: Iterable[Placed]) -> str:
+    """In the text, not as a parameter: so many the client would send as a form. They are UUIDs."""
+    return f"id IN ({', '.join(sorted({repr(line.id) for line in lines}))})"
 
 
 def _stamp(source: Source, batch: Batch, epoch: int) -> dict[str, object]:

@@ -21,7 +21,7 @@ PROTOCOLS = ("cooperative", "eager", "consumer")
 
 # Parts of the plan that need something of the consumer: each can be left out by name.
 SWITCHES = ("offsets", "views", "poison", "versions")
-OFF: tuple[str, ...] = ("offsets", "poison", "versions")  # until a mend and an isolation always end
+OFF: tuple[str, ...] = ()
 
 # With a session of 3 s, an insert's deadline of 8 s and 5 s for it to run: shorter than all, past
 # the session, past the deadline, past every insert.

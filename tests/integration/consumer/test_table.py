@@ -219,3 +219,42 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
     assert [(c.first, c.end, c.listed) for c in read.coverage.batches] == [(0, 2, months)]
     told = table.stamps(_SOURCE, made, 0, int(time.time() * 1000) - 60_000)
     assert told == StampsRead(frozenset(), months)
+
+
+def test_a_line_whose_id_is_none_is_in_no_table(table: ClickHouseTable) -> None:
+    """Such ids must not make the question itself fail: then a batch would be asked about for ever."""
+    bad = [
+        b'{"id":"%s","created_at":%d}' % (n, _JANUARY) for n in (b"", b"5", b"x" * 36, b"\\u0027")
+    ]
+    made = batch(0, event(1, _JANUARY, 1), *bad)
+    found = table.isolate(_SOURCE, made, "refused", 0)
+    assert isinstance(found, Isolated)
+    assert [(each.offset, each.in_table) for each in found.letters] == [
+        (offset, False) for offset in (1, 2, 3, 4)
+    ]
+    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset({"202601"}))
+    sifted = table.sift(made, frozenset(), by_ids=True)
+    assert isinstance(sifted, Sifted)
+    assert sifted.missing is not None
+    assert sifted.missing.rows == 5
+
+
+def test_more_lines_than_one_question_holds(table: ClickHouseTable) -> None:
+    made = batch(0, *(event(n, _JANUARY, 1) for n in range(5_000)))
+    land(table, batch(0, *(event(n, _JANUARY, 1) for n in range(0, 5_000, 2))))
+    sifted = table.sift(made, frozenset(), by_ids=True)
+    assert isinstance(sifted, Sifted)
+    assert sifted.missing is not None
+    assert [offset for offset, _, _ in sifted.missing.origins()] == list(range(1, 5_000, 2))
+
+
+def test_events_of_hundreds_of_months_land_as_one_batch(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse
+) -> None:
+    month = 31 * 24 * 3600 * 1000
+    made = batch(0, *(event(n, 1_430_000_000_000 + n * month, 1) for n in range(300)))
+    land(table, made)
+    land(table, made)
+    client = clickhouse_with_schema.client()
+    assert client.query("SELECT count() FROM events").result_rows == [(300,)]
+    assert client.query("SELECT sum(events) FROM sessions_daily").result_rows == [(300,)]
