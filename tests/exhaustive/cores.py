@@ -211,7 +211,12 @@ class Cores:
             outstanding=outstanding,
             late=outstanding and sent.first_at <= NOW - COMMIT_TIMEOUT_SECONDS,
             timer=not outstanding
-            and (again is not None or (core.phase is Phase.WAITING and state["_quiet_at"] <= NOW)),
+            and (
+                again is not None
+                or (core.phase is Phase.WAITING and state["_quiet_at"] <= NOW)
+                # read ahead and not full, for a tombstone is no row: it is closed by its age
+                or (core.phase is Phase.READING and core.filling and mending is None and not ready)
+            ),
             waits=core.phase is Phase.WAITING and state["_quiet_at"] > NOW,
             position=position,
             unread=None if stopping else unread,
