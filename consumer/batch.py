@@ -121,8 +121,8 @@ class Letter:
     """One event that cannot be inserted, for the dead-letter topic.
 
     `line` counts the lines of the record that have content, from 0. `reason` is one of a closed set
-    (`schemas.record.REASONS`), `error` says more. `in_table`: it has landed in the table and not in
-    every view, so it must not be inserted again.
+    (`schemas.record.REASONS`), `error` says more. `in_table`: it has landed in the table, in that
+    ClickHouse partition, and not in every view, so it must not be inserted again.
     """
 
     offset: int
@@ -131,6 +131,7 @@ class Letter:
     reason: str
     error: str
     in_table: bool = False
+    clickhouse_partition: str = ""
 
 
 class Filling:

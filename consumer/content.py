@@ -152,7 +152,13 @@ class Content:
             return ()
         in_table = self._in_table(source, batch, landed_epoch, found)
         return tuple(
-            Letter(*origins[index], fault.reason, fault.error, index in in_table)
+            Letter(
+                *origins[index],
+                fault.reason,
+                fault.error,
+                index in in_table,
+                in_table.get(index, ""),
+            )
             for index, fault in sorted(found.items())
         )
 
@@ -216,17 +222,18 @@ class Content:
 
     def _in_table(
         self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Fault]
-    ) -> set[int]:
-        """Those lines of which the row itself is in the table, brought by this batch."""
+    ) -> dict[int, str]:
+        """Those lines of which the row itself is in the table, brought by this batch, and in which
+        ClickHouse partition."""
         if epoch is None:
-            return set()
+            return {}
         lines = {i: line for i, line in enumerate(placed(batch)) if i in found and line is not None}
         there: set[str] = set()
         for some in _parts(list(lines.values())):
             what, among = "DISTINCT toString(id)", f"AND {_among(some)}"
             rows = self._stamped(what, source, batch, epoch, some, among)
             there |= {row[0] for row in rows}
-        return {i for i, line in lines.items() if line.id in there}
+        return {i: line.partition for i, line in lines.items() if line.id in there}
 
 
 def _parts(items: list[T]) -> list[list[T]]:

@@ -155,6 +155,7 @@ class _Flight:
     looked_through: bool = False
     refusal: str = ""
     letters: tuple[Letter, ...] = ()
+    rebuilt: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -818,24 +819,7 @@ class Partition:
                 f"{', '.join(sorted(event.missing))} have no row of it",
                 now,
             )
-        if not event.rebuilt:
-            return self._landed(now)
-        if self._mending is None:
-            # Its views are brought up to the table once more, before its end is committed.
-            assert flight.note is not None
-            why = f"tables were rebuilt while {named} was open"
-            self._mending = Mending(
-                Mend(
-                    flight.batch.first,
-                    flight.batch.end,
-                    flight.note.epoch,
-                    (),
-                    event.rebuilt,
-                    by_ids=False,
-                    why=why,
-                )
-            )
-        self._mending.touched |= event.rebuilt
+        flight.rebuilt = event.rebuilt
         return self._landed(now)
 
     def _landed(self, now: Now) -> list[Command]:
@@ -845,6 +829,7 @@ class Partition:
         assert flight.body is not None
         self._share.add(flight.batch.rows, len(flight.letters))
         report = Report("replayed" if flight.replayed else "inserted", batch=flight.body)
+        self._owe_a_restore(flight)
         if self._mending is not None:
             return [report, *self._next_piece(now)]
         end = flight.batch.end
@@ -860,6 +845,23 @@ class Partition:
             self._ready.popleft()
             return [report, *self._prepare(following[0], None, now)]
         return [report, *self._commit_open(end, now)]
+
+    def _owe_a_restore(self, flight: _Flight) -> None:
+        """Before its end is committed, a batch has its views brought up to the table once more: where
+        sums were rebuilt while it was open, and where a view threw on a row that is in the table:
+        the views of ours can take it."""
+        assert flight.batch is not None
+        assert flight.note is not None
+        thrown_out = {each.clickhouse_partition for each in flight.letters if each.in_table}
+        rebuild = flight.rebuilt | thrown_out
+        if not rebuild:
+            return
+        if self._mending is None:
+            first, end = flight.batch.first, flight.batch.end
+            why = f"views may differ from the table in [{first}, {end})"
+            owed = Mend(first, end, flight.note.epoch, (), rebuild, by_ids=False, why=why)
+            self._mending = Mending(owed)
+        self._mending.touched |= rebuild
 
     def _again(self, now: Now) -> list[Command]:
         """The phase's step once more, after its backoff."""

@@ -304,10 +304,13 @@ class Run:
         report.doubled = sum(count > 1 for count in in_table.values())
         problems += line_problems(events, topic)
         client = pipeline.clickhouse.client()
-        problems += ledger_problems(client, topic)
         problems += stamp_problems(client, topic)
         problems += against_truth(client, Truth(topic.lines()))
         servers, name = pipeline.kafka.bootstrap_servers, f"{pipeline.topic}.dead"
-        letters, report.dead_letters = read_letters(servers, name, _LETTER_PARTITIONS)
+        letters, report.dead_letters = read_letters(
+            servers, name, _LETTER_PARTITIONS, in_table=False
+        )
+        thrown, _ = read_letters(servers, name, _LETTER_PARTITIONS, in_table=True)
+        problems += ledger_problems(client, topic, thrown)
         report.bad_lines = len(topic.bad)
         problems += letter_problems(topic, letters)

@@ -329,7 +329,8 @@ class Consumer:
             r = row(text, self.version)
             if r.fault == "bad" or (r.fault == "view" and command.refusal):
                 in_table = r.fault == "view" and self._clickhouse.table.get(r) == stamp
-                letters.append(Letter(offset, line, text, r.fault, "modelled", in_table))
+                part = r.clickhouse_partition if in_table else ""
+                letters.append(Letter(offset, line, text, r.fault, "modelled", in_table, part))
         return tuple(letters)
 
     def _restore(self, job: Job, command: Restore, number: int, now: Now, *, fails: bool) -> None:

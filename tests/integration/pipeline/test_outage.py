@@ -16,8 +16,7 @@ from tests.fixtures.clickhouse import OwnClickHouse
 from tests.fixtures.events import Made, made_events
 from tests.fixtures.kafka import Kafka
 from tests.fixtures.pipeline import PROJECTS, Pipeline
-from tests.fixtures.records import line, packs, produce
-from tests.fixtures.tables import Topic, ledger_problems, rows_of
+from tests.fixtures.records import packs, produce
 
 _SHORT: dict[str, Any] = {
     "BATCH_AGE_SECONDS": 0.2,
@@ -139,42 +138,6 @@ def test_a_consumer_dies_in_the_middle_of_an_insert(
     assert lonely.problems() == []
     assert second.metric("penstock_batches_total", outcome="replayed") == 2
     assert second.facts("waiting for older inserts to end") == []
-
-
-def test_a_refused_batch_holds_up_only_its_own_partition(pipeline: Pipeline) -> None:
-    """A record that ClickHouse cannot take waits, and says so; the other partitions go on."""
-    events = made_events(13, 900, PROJECTS)
-    poisoned = line(events[0], created_at=-1)
-    pipeline.create_topic(partitions=3)
-    consumer = pipeline.start_consumer(**_SHORT)
-    produce(pipeline.kafka.bootstrap_servers, pipeline.topic, [(1, poisoned)])
-
-    def refused() -> float:
-        return consumer.metric("penstock_insert_errors_total", reason="refused")
-
-    wait_until(lambda: refused() >= 1, 30, "the batch is refused")
-    for begin in range(0, 900, 300):
-        before = refused()
-        _produce(pipeline, events[begin : begin + 300])
-        wait_until(
-            lambda: {n for n, lag in pipeline.lags().items() if lag} == {1},
-            30,
-            "the other partitions have landed",
-        )
-        wait_until(lambda count=before: refused() > count, 60, "it is tried again")  # type: ignore[misc]
-    assert consumer.metric("penstock_clickhouse_up") == 1
-    wait_until(
-        lambda: consumer.metric("penstock_lag_events", partition="1") > 0, 20, "its lag shows"
-    )
-    assert consumer.facts("ClickHouse refuses a batch for its content")
-
-    client = pipeline.clickhouse.client()
-    topic = pipeline.read_topic()
-    others = {number: topic.records[number] for number in (0, 2)}
-    assert (
-        ledger_problems(client, Topic(topic.id, others, {0: topic.ends[0], 2: topic.ends[2]})) == []
-    )
-    assert list(rows_of(client, "SELECT DISTINCT _partition FROM events ORDER BY 1")) == [[0], [2]]
 
 
 def test_sigterm_sees_the_running_insert_to_its_end(
