@@ -51,6 +51,7 @@ from tests.unit.consumer.owner import (
 NONE = frozenset[str]()
 JANUARY, FEBRUARY = frozenset({"202601"}), frozenset({"202602"})
 HALF = replace(covered(0, 8), listed_rows=4)
+COMPACTED = Records([0, 1, 3], [line(0), line(1), line(3)], 4, 0)  # 2 is gone
 
 
 def mending(
@@ -403,7 +404,7 @@ def mended_with(owner: Owner, note: Note, word: str, table: Covered) -> None:
     "found",
     [
         Records(range(4), [line(0), line(1), line(2), b'{"n":99}'], 4, 0),
-        Records([0, 1, 3], [line(0), line(1), line(3)], 4, 0),
+        COMPACTED,
         Records([0, 1, 2, 3], [line(0), line(1), line(2), line(3) + b"\n" + line(3)], 4, 0),
         Records([], [], 4, 0),
     ],
