@@ -847,9 +847,9 @@ class Partition:
         return [report, *self._commit_open(end, now)]
 
     def _owe_a_restore(self, flight: _Flight) -> None:
-        """Before its end is committed, a batch has its views brought up to the table once more: where
-        sums were rebuilt while it was open, and where a view threw on a row that is in the table:
-        the views of ours can take it."""
+        """Before its end is committed, a batch has its views brought up to the table once more
+        where sums were rebuilt while it was open, and where a view threw on a row that is in the
+        table: the views of ours can take it."""
         assert flight.batch is not None
         assert flight.note is not None
         thrown_out = {each.clickhouse_partition for each in flight.letters if each.in_table}

@@ -44,8 +44,8 @@ def ledger_problems(client: Client, topic: Topic, thrown: Letters) -> list[str]:
         expected = Counter(month(line["created_at"]) for _, lines in records for line in lines)
         found = counted[partition]
         if not (expected - lacking[partition] <= found <= expected):
-            text = f"partition {partition} has {dict(found)}, not {dict(expected)}"
-            problems.append(f"ledger: {text} less at most {dict(lacking[partition])}")
+            has = f"partition {partition} has {dict(found)}, not {dict(expected)}"
+            problems.append(f"ledger: {has} less at most {dict(lacking[partition])}")
         problems += _tiling(topic, partition, sorted(ranges[partition]))
     return problems[:20]
 
