@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.rules import RULES, Rule, Script
+from tests.simulation.rules import RULES, SCRIPTED, Rule, Scripted
 
 
 @pytest.fixture
@@ -16,14 +16,13 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_without_this_rule_one_turns_red(rule: Rule, patch: pytest.MonkeyPatch) -> None:
-    rule.off(patch)
-    rule.shown_by.turns_red()
+def test_without_this_rule_a_seed_fails(rule: Rule, patch: pytest.MonkeyPatch) -> None:
+    rule.patch(patch)
+    rule.turns_red()
 
 
-@pytest.mark.parametrize(
-    "rule", [r for r in RULES if isinstance(r.shown_by, Script)], ids=lambda rule: rule.name
-)
-def test_with_it_that_script_is_green(rule: Rule) -> None:
-    assert isinstance(rule.shown_by, Script)
-    rule.shown_by.test()
+@pytest.mark.parametrize("rule", SCRIPTED, ids=lambda rule: rule.name)
+def test_without_this_rule_a_script_fails(rule: Scripted, patch: pytest.MonkeyPatch) -> None:
+    rule.passes()
+    rule.patch(patch)
+    rule.turns_red()
