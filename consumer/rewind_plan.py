@@ -15,7 +15,7 @@ it. Pure: no clock, no server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consumer.ledger import Intent, Mark, Open
@@ -69,15 +69,26 @@ class Step:
         return frozenset[str]().union(*(b.stamped | b.listed for b in self.removed))
 
 
-def from_offset(commit: Commit, topic_id: str, wanted: Wanted) -> int:
-    """The offset past which the table has to be known."""
-    return max(0, min(judge(commit, topic_id).start, wanted.offset))
-
-
 def decide(
+    partition: int,
+    commit: Commit,
+    topic_id: str,
+    wanted: Wanted,
+    read: Callable[[int], Sequence[Covered]],
+) -> Step:
+    """The step. `read`: all batches that the table has with an end past an offset. Raises Refused,
+    and what `read` raises."""
+    offset = max(0, min(judge(commit, topic_id).start, wanted.offset))
+    while True:
+        step = _decide(partition, commit, topic_id, read(offset), wanted)
+        if step.target >= offset:
+            return step
+        offset = step.target  # what ends between the two may lie across the boundary as well
+
+
+def _decide(
     partition: int, commit: Commit, topic_id: str, batches: Sequence[Covered], wanted: Wanted
 ) -> Step:
-    """The step. `batches`: all that the table has past `from_offset`. Raises Refused."""
     named = f"partition {partition}"
     if not commit.low <= wanted.offset <= commit.high:
         raise Refused(

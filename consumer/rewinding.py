@@ -34,9 +34,9 @@ from consumer.commands import ReadFailed
 from consumer.config import ConsumerSettings
 from consumer.ledger import ROWS_VERSION, Mark, Open
 from consumer.ports import LogError
-from consumer.recovery import Commit
+from consumer.recovery import Commit, Covered
 from consumer.rewind_log import GroupLog, Joined
-from consumer.rewind_plan import Refused, Step, Wanted, decide, from_offset
+from consumer.rewind_plan import Refused, Step, Wanted, decide
 from consumer.rewind_words import number
 from schemas.connection import SchemaError, connect
 from schemas.hold import Database
@@ -104,11 +104,13 @@ class Rewind:
                 return {p: Wanted(commit.high, exact=False) for p, commit in commits.items()}
 
     def _step(self, partition: int, commit: Commit, wanted: Wanted) -> Step:
-        offset = from_offset(commit, self.log.topic_id, wanted)
-        found = self._table.coverage(self.log.source(partition), offset, None, whole=True)
-        if isinstance(found, ReadFailed):
-            raise SchemaError(f"ClickHouse: {found.why}")
-        return decide(partition, commit, self.log.topic_id, found.coverage.batches, wanted)
+        def read(offset: int) -> Sequence[Covered]:
+            found = self._table.coverage(self.log.source(partition), offset, None, whole=True)
+            if isinstance(found, ReadFailed):
+                raise SchemaError(f"ClickHouse: {found.why}")
+            return found.coverage.batches
+
+        return decide(partition, commit, self.log.topic_id, wanted, read)
 
     def check_possible(self, steps: Sequence[Step]) -> None:
         """Raises SchemaError for what could not be brought to its end."""

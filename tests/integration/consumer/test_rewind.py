@@ -28,7 +28,7 @@ from tests.fixtures.truth import Truth
 
 _EVENTS = 900
 _TURNS = ("2026-10-31",)  # around the end of a month
-_SHORT = {
+_SHORT: dict[str, Any] = {
     "INSERT_DEADLINE_SECONDS": 2,
     "INSERT_MAX_SECONDS": 1,
     "COMMIT_TIMEOUT_SECONDS": 2,
@@ -51,9 +51,8 @@ class World:
         self.seed = 1
         pipeline.create_topic(partitions=2)
 
-    def start_consumer(self, *, ready: bool = True, **settings: object) -> Consumer:
-        given: dict[str, Any] = {**_SHORT, **settings}
-        return self.pipeline.start_consumer(ready=ready, **given)
+    def start_consumer(self, *, ready: bool = True) -> Consumer:
+        return self.pipeline.start_consumer(ready=ready, **_SHORT)
 
     def produce(self, count: int = _EVENTS) -> None:
         made = made_events(self.seed, count, PROJECTS, _TURNS)
@@ -61,9 +60,9 @@ class World:
         records = [(number % 2, line(one)) for number, one in enumerate(made)]
         produce(self.pipeline.kafka.bootstrap_servers, self.pipeline.topic, records)
 
-    def consume(self, **settings: object) -> None:
+    def consume(self) -> None:
         """A consumer takes all there is, and ends."""
-        consumer = self.start_consumer(**settings)
+        consumer = self.start_consumer()
         self.pipeline.await_landed()
         consumer.child.stop()
 
