@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from consumer import audit, letters, preflight
+from consumer import audit, letters, preflight, rewind
 from consumer.admin import Admin
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings, consumer_settings
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.add_flags(commands.add_parser(name, help=text, description=text), "consumer")
     letters.add_parser(commands)
     audit.add_parser(commands)
+    rewind.add_parser(commands)
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or (given[0].startswith("--") and given[0] not in ("--help", "-h")):
         given.insert(0, "run")
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return letters.run(flags, chosen)
         case "audit":
             return audit.run(flags, chosen)
+        case "rewind":
+            return rewind.run(flags, chosen)
     return _run(chosen)
 
 

@@ -26,6 +26,7 @@ from consumer.config import ConsumerSettings
 from consumer.findings import Finding, warning
 from schemas.check import differences
 from schemas.layout import quoted
+from schemas.rebuilds import cut_off
 from schemas.tables import (
     BATCHES,
     DEDUPLICATED,
@@ -69,6 +70,7 @@ def look(settings: ConsumerSettings, client: Client, members: int) -> list[Findi
     findings += _clock(client)
     if any(" is missing" in finding.what for finding in findings):
         return findings  # nothing can be tried on tables that are not there
+    findings += _cut_off(client, database)
     rights = [*_rights(settings, client)]
     return [
         *findings,
@@ -76,6 +78,17 @@ def look(settings: ConsumerSettings, client: Client, members: int) -> list[Findi
         *([] if any(r.refuses for r in rights) else _insert(settings, client)),
         *_windows(settings, client, members),
     ]
+
+
+def _cut_off(client: Client, database: str) -> Iterator[Finding]:
+    """A server that was killed within a replacement can have left the old and the new."""
+    for partition, tables in cut_off(client, database).items():
+        yield warning(
+            f"a rebuild of {', '.join(tables)} in ClickHouse partition {partition} was cut off: "
+            "they can be wrong there",
+            f"penstock-schemas rebuild --partition {partition} "
+            + " ".join(f"--table {table}" for table in tables),
+        )
 
 
 def _distributed(client: Client, database: str) -> Iterator[tuple[str, Finding]]:

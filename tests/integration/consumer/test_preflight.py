@@ -21,6 +21,8 @@ from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings, consumer_settings
 from consumer.findings import Finding
 from consumer.runner import clock
+from schemas import rebuilds
+from schemas.hold import Database
 from schemas.settings import load
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.kafka import Kafka, MockKafka
@@ -328,3 +330,24 @@ def test_everything_at_once(kafka: Kafka, clickhouse_with_schema: ClickHouse) ->
     client.command(findings[0].mend)
     assert preflight.check(settings, table) == []
     assert preflight.report(preflight.look(settings, table)) == 0
+
+
+def test_a_rebuild_that_was_cut_off(
+    clickhouse_with_schema: ClickHouse, client: Client, found: Callable[..., list[Finding]]
+) -> None:
+    server = Database(client, clickhouse_with_schema.database)
+
+    def record(until_ms: int, *, finished: bool) -> None:
+        rebuilds.write(
+            server, "one", "202601", ["sessions_daily"], began_ms=until_ms - 1, until_ms=until_ms,
+            finished=finished,
+        )  # fmt: skip
+
+    long_ago = 1_770_000_000_000
+    record(long_ago, finished=False)
+    (finding,) = found()
+    assert not finding.refuses
+    assert finding.what.startswith("a rebuild of sessions_daily in ClickHouse partition 202601 was")
+    assert finding.mend == "penstock-schemas rebuild --partition 202601 --table sessions_daily"
+    record(long_ago + 1, finished=True)
+    assert found() == []
