@@ -49,10 +49,11 @@ class World:
         self._capsys = capsys
         self.client = pipeline.clickhouse.client()
         self.seed = 1
+        self.settings = _SHORT
         pipeline.create_topic(partitions=2)
 
     def start_consumer(self, *, ready: bool = True) -> Consumer:
-        return self.pipeline.start_consumer(ready=ready, **_SHORT)
+        return self.pipeline.start_consumer(ready=ready, **self.settings)
 
     def produce(self, count: int = _EVENTS) -> None:
         made = made_events(self.seed, count, PROJECTS, _TURNS)
@@ -67,7 +68,7 @@ class World:
         consumer.child.stop()
 
     def environment(self) -> dict[str, str]:
-        return self.pipeline.environment(**_SHORT)
+        return self.pipeline.environment(**self.settings)
 
     def rewind(self, *flags: str, **environ: str) -> Said:
         return self._run(rewind, "rewind", *flags, **environ)
@@ -313,6 +314,7 @@ def test_killed_while_the_server_deletes_and_run_again(world: World) -> None:
 def test_a_consumer_that_joins_in_the_middle_is_not_disturbed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    world.settings = {**_SHORT, "KAFKA_GROUP_PROTOCOL": "consumer"}
     joined: list[Consumer] = []
 
     def rebuild(*given: Any, **more: Any) -> Any:
@@ -325,6 +327,8 @@ def test_a_consumer_that_joins_in_the_middle_is_not_disturbed(
     code, _, err = world.rewind("--to", "earliest", "--yes")
     assert code == 1
     assert "a consumer has joined the group meanwhile" in err
+    code, _, err = world.rewind("--to", "earliest", "--yes")
+    assert (code, "has 1 member: stop" in err) == (1, True), err
     world.pipeline.await_landed()
     joined[0].child.stop()
     topic = world.pipeline.read_topic()
