@@ -151,6 +151,7 @@ class PartitionMachine(RuleBasedStateMachine):
         self.texts: dict[tuple[int, int, int, int], str] = {}
         self.landed_to: int | None = None  # what is known to be whole, or lost
         self.mended = False
+        self.outcome: Outcome | None = None  # of this prepare's last attempt
 
     @property
     def now(self) -> Now:
@@ -178,6 +179,7 @@ class PartitionMachine(RuleBasedStateMachine):
                     if self.commit is None or not isinstance(self.note, Mark):
                         self.landed_to = offset if self.landed_to is None else self.landed_to
                 case Report("inserted" | "replayed", _, batch) if batch is not None:
+                    assert self.outcome is Outcome.LANDED or not batch.rows
                     if not isinstance(self.note, Mark):
                         assert self.landed_to == batch.first
                         self.landed_to = batch.end
@@ -197,6 +199,8 @@ class PartitionMachine(RuleBasedStateMachine):
         assert note is not None, "a commit without metadata of ours"
         again = command == self.commit
         assert again or not (self.stopped and isinstance(note, Intent | Mark))
+        mending = self.partition._mending is not None
+        assert not (mending and isinstance(note, Intent)), "a mend is announced by its mark alone"
         if isinstance(note, Open):
             self.passes(command.offset)
         elif isinstance(note, Intent) and self.landed_to is not None:
@@ -205,6 +209,7 @@ class PartitionMachine(RuleBasedStateMachine):
         self.prepared = self.identified = None
         self.letters = set()
         self.mended = False
+        self.outcome = None
 
     def passes(self, offset: int) -> None:
         """Nothing is passed but what landed, what has no rows, and what was mended."""
@@ -306,6 +311,7 @@ class PartitionMachine(RuleBasedStateMachine):
     @precondition(lambda self: isinstance(self.job, SendInsert))
     @rule(answer=OUTCOMES)
     def insert_is_answered(self, answer: InsertAnswered) -> None:
+        self.outcome = answer.outcome
         self.done(answer)
 
     @precondition(lambda self: isinstance(self.job, ReadStamps))
@@ -351,6 +357,43 @@ class PartitionMachine(RuleBasedStateMachine):
     @rule()
     def what_it_asked_for_fails(self) -> None:
         self.done(ReadFailed("away"))
+
+    @rule(steps=st.integers(1, 12), count=st.integers(1, 5))
+    def all_goes_well_for_a_while(self, steps: int, count: int) -> None:
+        for _ in range(steps):
+            if not self.goes_well() and self.partition.wants_records:
+                self.records_come(count)
+
+    def goes_well(self) -> bool:
+        """One thing that is under way comes to a good end. Whether there was one."""
+        question = self.questions[-1] if self.questions else None
+        match self.job:
+            case _ if self.unanswered is not None and self.partition.phase is not Phase.LEAVING:
+                self.commit_is_answered(Answer.APPLIED)
+            case _ if self.commit is not None and question == self.commit.metadata:
+                self.questions.clear()
+                self.identified = question
+                self.on(TopicRead(TOPIC_ID, question))
+            case ReadCommit() if self.commit is not None:
+                self.commit_is_read(Commit(self.commit.offset, self.commit.metadata, 0, 1000))
+            case ReadCoverage():
+                self.landed_to = None
+                self.done(CoverageRead(coverage(keeps=True)))
+            case SendInsert():
+                self.insert_is_answered(InsertAnswered(Outcome.LANDED))
+            case ReadStamps():
+                self.done(StampsRead(frozenset()))
+            case Sift(batch):
+                self.done(Sifted(batch, frozenset({"202601"})))
+            case Isolate():
+                self.done(Isolated(()))
+            case WriteLetters():
+                self.letters_are_written()
+            case Restore():
+                self.views_are_restored()
+            case _:
+                return False
+        return True
 
     @rule()
     def it_is_told_to_stop(self) -> None:
@@ -408,19 +451,6 @@ class PartitionMachine(RuleBasedStateMachine):
 TestPartitionMachine = PartitionMachine.TestCase
 
 
-def _answers(machine: PartitionMachine) -> None:
-    """All that is under way comes to a good end."""
-    for _ in range(4):
-        machine.time_passes(2.0)
-        for asked in machine.questions[-1:]:
-            machine.identified = asked
-            machine.on(TopicRead(TOPIC_ID, asked))
-        if machine.unanswered is not None:
-            machine.commit_is_answered(Answer.APPLIED)
-        if isinstance(machine.job, SendInsert):
-            machine.done(InsertAnswered(Outcome.LANDED))
-
-
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=8), st.integers(0, 3))
 def test_without_a_fault_every_record_is_announced_inserted_and_committed_once(
     fetches: list[int], epoch: int
@@ -431,9 +461,12 @@ def test_without_a_fault_every_record_is_announced_inserted_and_committed_once(
     machine.done(CoverageRead(coverage()))
     for count in fetches:
         machine.records_come(count)
-        _answers(machine)
-    for _ in range(20):
-        _answers(machine)
+        machine.time_passes(2.0)
+        for _ in range(8):
+            machine.goes_well()
+    for _ in range(80):
+        machine.time_passes(1.0)
+        machine.goes_well()
 
     tiles = sorted(key[:2] for key in machine.texts)
     assert {key[2] for key in machine.texts} <= {epoch}
