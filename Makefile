@@ -2,7 +2,7 @@
 # and a part of the tests need Java 17 and Maven too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos check lint format test-matrix clean clean-data
+.PHONY: help run test bench chaos sim exhaustive mutants check lint format test-matrix clean clean-data
 
 PYTHON ?= python3
 KAFKA ?= embedded
