@@ -63,6 +63,7 @@ class Rewind:
         self.settings = settings
         self.log = log
         self._say = say
+        self._said_at = uptime_clock()
         self._table = ClickHouseTable(settings, uptime_clock)
         self._database = settings.clickhouse.database
         self._members_wait = (
@@ -220,25 +221,39 @@ class Rewind:
             raise Begun("this program stood still for too long")
 
     def _take_out(self, client: Client, steps: Sequence[Step]) -> None:
-        seconds = self.settings.restore_seconds
+        seconds, topic_id = self.settings.restore_seconds, self.log.topic_id
         touched: set[str] = set()
         for step in steps:
-            self._say(
+            doing = (
                 f"partition {step.partition}: removing {number(len(step.removed), 'batch')} of "
                 f"[{step.target}, {step.end})"
             )
+            self._say(doing)
             touched |= remove(
-                client, self._database, self.log.topic_id, step.partition, step.target, step.end,
+                client, self._database, topic_id, step.partition, step.target, step.end,
                 seconds=seconds, fence=partial(self._mark, [step]),
+                sleep=partial(self._pause, f"{doing}: the server is at it"),
             )  # fmt: skip
         for count, month in enumerate(sorted(touched), 1):
             self._say(f"rebuilding the views of {month} ({count} of {len(touched)})")
-            rebuild(client, self._database, month, REBUILDABLE, seconds=seconds)
+            rebuild(
+                client, self._database, month, REBUILDABLE,
+                seconds=seconds, progress=self._say_at_times,
+            )  # fmt: skip
         for step in steps:
             forget(
-                client, self._database, self.log.topic_id, step.partition, step.target, step.end,
+                client, self._database, topic_id, step.partition, step.target, step.end,
                 seconds=seconds, fence=partial(self._mark, [step]),
             )  # fmt: skip
+
+    def _say_at_times(self, text: str) -> None:
+        if uptime_clock() - self._said_at >= _SAY_SECONDS:
+            self._said_at = uptime_clock()
+            self._say(text)
+
+    def _pause(self, doing: str, seconds: float) -> None:
+        self._say_at_times(doing)
+        time.sleep(seconds)
 
     def _open(self, steps: Sequence[Step]) -> None:
         now_ms = int(time.time() * 1000)

@@ -259,12 +259,9 @@ class Terminal:
 # --- killed ---------------------------------------------------------------------------------------
 
 _KILLED = [
-    ("before", "mark", 1),
     ("after", "mark", 1),
-    ("after", "delete events", 1),
     ("after", "replace", 1),
-    ("before", "delete batches", 1),
-    ("after", "delete batches", 2),
+    ("after", "delete batches", 1),
     ("before", "open", 1),
 ]
 
