@@ -141,6 +141,7 @@ class PartitionMachine(RuleBasedStateMachine):
         self.commit: SendCommit | None = None  # the last one, and when it was sent
         self.sent_at = 0.0
         self.unanswered: str | None = None
+        self.refused = False  # the last commit was, and may be sent again as it is
         self.before: list[str] = []  # metadata of commits that were answered
         self.prepared: Intent | Mark | None = None
         self.questions: list[str] = []
@@ -197,7 +198,7 @@ class PartitionMachine(RuleBasedStateMachine):
         assert self.partition.outstanding == (command.offset, command.metadata)
         note = decode(command.offset, command.metadata)
         assert note is not None, "a commit without metadata of ours"
-        again = command == self.commit
+        again, self.refused = self.refused and command == self.commit, False
         assert again or not (self.stopped and isinstance(note, Intent | Mark))
         mending = self.partition._mending is not None
         assert not (mending and isinstance(note, Intent)), "a mend is announced by its mark alone"
@@ -206,10 +207,10 @@ class PartitionMachine(RuleBasedStateMachine):
         elif isinstance(note, Intent) and self.landed_to is not None:
             assert command.offset == self.landed_to, "batches do not tile the log"
         self.commit, self.sent_at, self.unanswered = command, self.at, command.metadata
-        self.prepared = self.identified = None
-        self.letters = set()
+        self.prepared = self.outcome = None
         self.mended = False
-        self.outcome = None
+        if not again:
+            self.identified, self.letters = None, set()
 
     def passes(self, offset: int) -> None:
         """Nothing is passed but what landed, what has no rows, and what was mended."""
@@ -280,6 +281,7 @@ class PartitionMachine(RuleBasedStateMachine):
         if answer is not Answer.LOST:
             self.unanswered = None
             self.before.append(metadata)
+        self.refused = answer is Answer.TRY_AGAIN
         if answer is Answer.APPLIED and isinstance(note, Intent | Mark):
             self.prepared = note
         self.on(CommitAnswered(metadata, answer))
@@ -358,10 +360,14 @@ class PartitionMachine(RuleBasedStateMachine):
     def what_it_asked_for_fails(self) -> None:
         self.done(ReadFailed("away"))
 
-    @rule(steps=st.integers(1, 12), count=st.integers(1, 5))
-    def all_goes_well_for_a_while(self, steps: int, count: int) -> None:
+    @rule(steps=st.integers(1, 12), count=st.integers(1, 5), bad=st.booleans())
+    def all_goes_well_for_a_while(self, steps: int, count: int, *, bad: bool) -> None:
+        """But for a bad line."""
         for _ in range(steps):
-            if not self.goes_well() and self.partition.wants_records:
+            if bad and isinstance(self.job, SendInsert):
+                bad = False
+                self.insert_is_answered(InsertAnswered(Outcome.REFUSED))
+            elif not self.goes_well() and self.partition.wants_records:
                 self.records_come(count)
 
     def goes_well(self) -> bool:
@@ -385,8 +391,8 @@ class PartitionMachine(RuleBasedStateMachine):
                 self.done(StampsRead(frozenset()))
             case Sift(batch):
                 self.done(Sifted(batch, frozenset({"202601"})))
-            case Isolate():
-                self.done(Isolated(()))
+            case Isolate(batch):
+                self.done(Isolated((Letter(*next(batch.origins()), "type", ""),)))
             case WriteLetters():
                 self.letters_are_written()
             case Restore():
