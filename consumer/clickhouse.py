@@ -45,9 +45,9 @@ from consumer.content import Content
 from consumer.ledger import Source
 from consumer.recovery import Coverage, Covered
 from schemas.connection import SchemaError, connect
-from schemas.rebuilds import rebuilt_since
+from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import restore
-from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING
+from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING, SUMMED
 
 log = logging.getLogger("consumer.clickhouse")
 
@@ -95,6 +95,7 @@ _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no
 
 _REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
+_SKEW_MS = 1_000  # by which the difference of two clocks can be measured wrongly
 
 _WINDOW = re.compile(r"\b(replicated_|non_replicated_)deduplication_window = (\d+)")
 _WINDOW_SECONDS = re.compile(r"\breplicated_deduplication_window_seconds = (\d+)")
@@ -319,15 +320,18 @@ class ClickHouseTable:
         return failed[0]
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str]
+        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
     ) -> Restored | ReadFailed:
         with _failures() as failed:
+            # After an outage many ranges are mended at once: one rebuild serves all that wait.
+            asked = asked_ms + self._server(self.client()).clock_ahead_ms + _SKEW_MS
+            counted = counted_after(self.client(), self._database, partitions, SUMMED, asked)
             # its statements run for longer than an insert may
             client = connect(self._settings.clickhouse)
             try:
                 restore(
                     client, self._database, source.topic_id, source.partition, first, end,
-                    partitions, seconds=self._settings.restore_seconds, topic=source.topic,
+                    partitions - counted, seconds=self._settings.restore_seconds, topic=source.topic,
                 )  # fmt: skip
             finally:
                 client.close()

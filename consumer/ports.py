@@ -117,6 +117,7 @@ class Table(Protocol):
         """The lines that cannot be inserted."""
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str]
+        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
     ) -> Restored | ReadFailed:
-        """Bring ledger, sessions and sums up to the table's rows. May take minutes."""
+        """Bring ledger, sessions and sums up to the table's rows as they were at `asked_ms` (epoch
+        milliseconds) at least. May take minutes."""

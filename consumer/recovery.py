@@ -282,19 +282,21 @@ def _after_foreign(
 
 def _mend(first: int, end: int, note: Note | None, low: int, coverage: Coverage, why: str) -> Mend:
     segments: list[Segment] = []
-    rebuild: frozenset[str] = frozenset()
+    rebuild: set[str] = set()
     lost = None
     versions = {c.version for c in coverage.batches}
     if note is not None:
         versions.add(note.version)
     for a, z, covers in _intervals(first, end, coverage.batches):
-        landed = frozenset[str]().union(*(c.stamped for c in covers))
-        listed = frozenset[str]().union(*(c.listed for c in covers))
-        whole = len(covers) == 1 and covers[0].complete
-        rebuild |= landed | listed
-        if a < low and not whole:
+        for c in covers:
+            rebuild |= c.stamped
+            rebuild |= c.listed
+        if len(covers) == 1 and covers[0].complete:
+            continue
+        if a < low:
             lost = (a if lost is None else lost[0], min(z, low))
-        if not whole and z > low:
+        if z > low:
+            landed = frozenset[str]().union(*(c.stamped for c in covers))
             touched = bool(covers) or not coverage.restart_keeps_log
             segments.append(Segment(max(a, low), z, landed, touched))
     epochs = [c.epoch for c in coverage.batches]
@@ -305,7 +307,7 @@ def _mend(first: int, end: int, note: Note | None, low: int, coverage: Coverage,
         end=end,
         epoch=max(epochs, default=0) + 1,
         segments=tuple(segments),
-        rebuild=rebuild,
+        rebuild=frozenset(rebuild),
         by_ids=bool(versions - {ROWS_VERSION}),
         why=why,
         lost=lost,

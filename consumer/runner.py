@@ -331,7 +331,10 @@ class Runner:
                         of_clickhouse=False,
                     )
                 case Restore(first, end, partitions):
-                    restore = partial(self._table.restore, partition.source, first, end, partitions)
+                    restore = partial(
+                        self._table.restore, partition.source, first, end, partitions,
+                        int(time.time() * 1000),
+                    )  # fmt: skip
                     self._ask(partition, restore, pool=self._restorer)
                 case Rejoin(why):
                     self._rejoin_why = f"partition {number}: {why}"

@@ -61,6 +61,25 @@ def rebuilt_since(
     return frozenset(row[0] for row in rows)
 
 
+def counted_after(
+    client: Client, database: str, partitions: Iterable[str], tables: Sequence[str], since_ms: int
+) -> frozenset[str]:
+    """Those of the ClickHouse partitions of which a rebuild of all these tables began at or after
+    `since_ms` (epoch milliseconds of the server's clock) and finished: what was in `events` by then
+    is counted."""
+    server = Database(client, database)
+    rows = server.ask(
+        f"SELECT DISTINCT clickhouse_partition FROM {server.table(REBUILDS)} FINAL "  # noqa: S608
+        "WHERE clickhouse_partition IN {partitions:Array(String)} "
+        "AND hasAll(tables, {tables:Array(String)}) AND toUnixTimestamp(finished_at) > 0 "
+        "AND toUnixTimestamp64Milli(began_at) >= {since:Int64}",
+        partitions=sorted(set(partitions)),
+        tables=list(tables),
+        since=since_ms,
+    )
+    return frozenset(row[0] for row in rows)
+
+
 def cut_off(
     client: Client, database: str, quiet_seconds: float = _STILL_RUNS_SECONDS
 ) -> Mapping[str, tuple[str, ...]]:

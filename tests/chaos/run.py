@@ -305,7 +305,11 @@ class Run:
         problems += line_problems(events, topic)
         client = pipeline.clickhouse.client()
         problems += stamp_problems(client, topic)
-        problems += against_truth(client, Truth(topic.lines()))
+        problems += against_truth(
+            client,
+            Truth(topic.lines()),
+            once=Truth({each["id"]: each for each in topic.lines()}.values()),
+        )
         servers, name = pipeline.kafka.bootstrap_servers, f"{pipeline.topic}.dead"
         letters, report.dead_letters = read_letters(
             servers, name, _LETTER_PARTITIONS, in_table=False

@@ -210,7 +210,8 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
     for short in ("sessions", "sessions_daily", "pages_daily", "batches"):
         client.command(f"TRUNCATE TABLE {short}")
     months = frozenset({"202601", "202602"})
-    assert table.restore(_SOURCE, 0, 2, months) == Restored()
+    asked_ms = int(time.time() * 1000)
+    assert table.restore(_SOURCE, 0, 2, months, asked_ms) == Restored()
     sums = "SELECT sum(events) FROM sessions_daily"
     assert client.query(sums).result_rows == [(2,)]
     assert client.query("SELECT count() FROM sessions").result_rows == [(2,)]
@@ -219,6 +220,16 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
     assert [(c.first, c.end, c.listed) for c in read.coverage.batches] == [(0, 2, months)]
     told = table.stamps(_SOURCE, made, 0, int(time.time() * 1000) - 60_000)
     assert told == StampsRead(frozenset(), months)
+
+    # What was asked for before a rebuild began is served by it; what is asked for now is not.
+    def rebuilds() -> int:
+        return int(client.query("SELECT count() FROM rebuilds FINAL").result_rows[0][0])
+
+    before = rebuilds()
+    assert table.restore(_SOURCE, 0, 2, months, asked_ms - 60_000) == Restored()
+    assert rebuilds() == before
+    assert table.restore(_SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
+    assert rebuilds() == before + 2
 
 
 def test_a_line_whose_id_is_none_is_in_no_table(table: ClickHouseTable) -> None:
