@@ -152,6 +152,7 @@ class PartitionMachine(RuleBasedStateMachine):
         self.texts: dict[tuple[int, int, int, int], str] = {}
         self.landed_to: int | None = None  # what is known to be whole, or lost
         self.mended = False
+        self.touched = frozenset[str]()  # what must be restored at the mend's end
         self.outcome: Outcome | None = None  # of this prepare's last attempt
 
     @property
@@ -185,8 +186,10 @@ class PartitionMachine(RuleBasedStateMachine):
                         assert self.landed_to == batch.first
                         self.landed_to = batch.end
                 case Report("mended"):
+                    assert not self.touched, "views are left as they were"
                     self.mended = True
                 case Report("planned again" | "in doubt"):
+                    self.touched = frozenset()
                     self.landed_to = None
                     self.mended = False
             if isinstance(command, ASKED):
@@ -321,13 +324,16 @@ class PartitionMachine(RuleBasedStateMachine):
     def stamps_are_read(
         self, missing: frozenset[str], rebuilt: frozenset[str], whole: bool
     ) -> None:
-        self.done(StampsRead(frozenset() if whole else missing, rebuilt))
+        missing = frozenset() if whole else missing
+        self.touched |= frozenset() if missing else rebuilt
+        self.done(StampsRead(missing, rebuilt))
 
     @precondition(lambda self: isinstance(self.job, Sift))
     @rule(data=st.data(), parts=PARTS)
     def what_is_missing_is_told(self, data: st.DataObject, parts: frozenset[str]) -> None:
         batch = self.asked(Sift).batch
         wanted = data.draw(st.lists(st.booleans(), min_size=batch.rows, max_size=batch.rows))
+        self.touched |= parts
         self.done(Sifted(batch.only(wanted) if any(wanted) else None, parts))
 
     @precondition(lambda self: isinstance(self.job, Isolate))
@@ -352,7 +358,9 @@ class PartitionMachine(RuleBasedStateMachine):
         assert isinstance(self.prepared, Mark)
         asked = self.asked(Restore)
         assert (asked.first, asked.end) == (self.prepared.first, self.prepared.end)
+        assert asked.partitions >= self.touched
         assert asked.partitions
+        self.touched = frozenset()
         self.done(Restored())
 
     @precondition(lambda self: self.job is not None and not isinstance(self.job, SendInsert))
@@ -390,6 +398,7 @@ class PartitionMachine(RuleBasedStateMachine):
             case ReadStamps():
                 self.done(StampsRead(frozenset()))
             case Sift(batch):
+                self.touched |= {"202601"}
                 self.done(Sifted(batch, frozenset({"202601"})))
             case Isolate(batch):
                 self.done(Isolated((Letter(*next(batch.origins()), "type", ""),)))
