@@ -66,6 +66,7 @@ def error(code: int) -> DatabaseError:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(preflight_clickhouse, "differences", lambda *_: [])
+    monkeypatch.setattr(preflight_clickhouse, "cut_off", lambda *_: {})
     return Server()
 
 
