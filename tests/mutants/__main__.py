@@ -9,11 +9,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.mutants.catalogue import HOLES, MUTANTS
-from tests.mutants.gate import NOT_RUN, RED, Verdict, as_it_is, seeds, without, written
+from tests.mutants.gate import NOT_RUN, RED, Verdict, as_it_is, seeds, shares, without, written
+from tests.mutants.mutant import Mutant
 from tests.mutants.seeds import ALL
 
 _LAST = Path(__file__).parent / "last.json"
@@ -44,12 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
 
     say(f"{total} mutants")
-    as_is = as_it_is([test for mutant in mutants for test in mutant.tests], flags.jobs, say)
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(flags.jobs) as pool:
+        # A pool begins in this order: a mutant's tests have begun as the code is before it does.
+        as_is: dict[str, Future[dict[str, str]]] = {}
+        for share in shares([test for mutant in mutants for test in mutant.tests]):
+            as_is |= dict.fromkeys(share, pool.submit(as_it_is, share))
+
+        def judge(mutant: Mutant) -> Verdict:
+            return without(mutant, {test: as_is[test].result()[test] for test in mutant.tests})
+
         jobs = [
-            *(pool.submit(without, mutant, as_is) for mutant in mutants),
             *(pool.submit(seeds, number) for number in simulated),
+            *(pool.submit(judge, mutant) for mutant in mutants),
         ]
         for job in as_completed(jobs):
             verdict = job.result()

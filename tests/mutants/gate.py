@@ -1,8 +1,8 @@
 """The gate: every mutant's tests pass as the code is, and fail without the rule.
 
 1. All named tests run once as the code is. What is not green there proves nothing about a mutant.
-2. Each mutant runs its own tests in a process of its own, with its rule switched off.
-3. Each rule of the simulation is switched off, in a process of its own too (see `seeds`).
+2. Each rule of the simulation is switched off, in a process of its own (see `seeds`).
+3. Each mutant runs its own tests in a process of its own, with its rule switched off.
 
 A mutant is red when each of its tests failed in its own words: an assertion that does not hold, or
 an error that was expected and did not come. A test that could not be set up, that was not found, or
@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -111,30 +110,28 @@ def run(command: Sequence[str], environment: Mapping[str, str], seconds: float) 
     return "\n".join(printed.splitlines()[-15:])
 
 
-def as_it_is(tests: Sequence[str], jobs: int, say: Callable[[str], None]) -> dict[str, str]:
-    """By test: why it proves nothing, empty where it passes as the code is."""
-    shares: dict[str, list[str]] = {}  # a server that is started serves all of its share
+def shares(tests: Sequence[str]) -> list[list[str]]:
+    """The tests, each once, in runs that share what they start; the quick ones first."""
+    found: dict[str, list[str]] = {}
     for test in dict.fromkeys(tests):
-        share = "/".join(test.split("/")[:2])
-        shares.setdefault(share, []).append(test)
-    found: dict[str, str] = {}
+        found.setdefault("/".join(test.split("/")[:-1]), []).append(test)
+    return sorted(found.values(), key=lambda share: ("unit" not in share[0], share[0]))
 
-    def run_share(tests: Sequence[str]) -> None:
-        ended, printed = run_tests(tests, {})
-        for test in tests:
-            mine = [each for each in ended if each.function == test]
-            bad = [each for each in mine if each.outcome == "failed"]
-            skipped = [each for each in mine if each.outcome == "skipped"]
-            if bad:
-                found[test] = f"it fails as the code is: {bad[0].error}: {_line(bad[0].why)}"
-            elif skipped:
-                found[test] = f"skipped: {_line(skipped[0].why)}"
-            else:
-                found[test] = "" if mine else f"it was not run:\n{printed}"
-        say(f"{len(tests)} named tests of {tests[0].split('/')[1]} as the code is")
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run_share, shares.values()))
+def as_it_is(tests: Sequence[str]) -> dict[str, str]:
+    """By test: why it proves nothing, empty where it passes as the code is."""
+    ended, printed = run_tests(tests, {})
+    found = {}
+    for test in tests:
+        mine = [each for each in ended if each.function == test]
+        bad = [each for each in mine if each.outcome == "failed"]
+        skipped = [each for each in mine if each.outcome == "skipped"]
+        if bad:
+            found[test] = f"it fails as the code is: {bad[0].error}: {_line(bad[0].why)}"
+        elif skipped:
+            found[test] = f"skipped: {_line(skipped[0].why)}"
+        else:
+            found[test] = "" if mine else f"it was not run:\n{printed}"
     return found
 
 
