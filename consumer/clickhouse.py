@@ -94,6 +94,12 @@ _PASSING_CODES = frozenset(
 _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
 
 _REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
+# The text could not be read, or breaks a rule of the landing table: one block, so nothing of it was
+# handed on yet. What a view or a table behind it says names the view.
+_UNREADABLE = frozenset(
+    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, _REFUSED_BY_A_CONSTRAINT}
+)
+_BEHIND = "while pushing to view"
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
 _SKEW_MS = 1_000  # by which the difference of two clocks can be measured wrongly
 
@@ -434,7 +440,9 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
     )
     if error.code == _REFUSED_BY_A_CONSTRAINT and HOLD in str(error):
         content = False
-    return InsertAnswered(Outcome.REFUSED if content else Outcome.FAILED, why, heard=True)
+    untouched = error.code in _UNREADABLE and _BEHIND not in str(error)
+    outcome = Outcome.REFUSED if content else Outcome.FAILED
+    return InsertAnswered(outcome, why, heard=True, untouched=content and untouched)
 
 
 def _first_line(error: BaseException) -> str:

@@ -50,12 +50,14 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True)
 class InsertAnswered:
     """`heard`: the server said this itself, so it is there, whatever it thinks of the insert.
-    `rows`: how many it parsed, None where it does not say."""
+    `rows`: how many it parsed, None where it does not say. `untouched`: it refused the text before
+    anything of it was written."""
 
     outcome: Outcome
     why: str = ""
     heard: bool = False
     rows: int | None = None
+    untouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -729,10 +729,10 @@ class Partition:
             return self._check() if flight.unclean else self._landed(now)
         if event.outcome is Outcome.RESTARTED:
             return self._doubted(event.why, now)
-        if event.outcome is not Outcome.UNSENT:
+        if event.outcome is not Outcome.UNSENT and not event.untouched:
             flight.unclean = True
         elif not flight.unclean:
-            flight.first_attempt_ms = None  # the server has never seen it
+            flight.first_attempt_ms = None  # the server has nothing of it
         report = Report(event.outcome.value, event.why, flight.batch)
         if event.outcome is Outcome.REFUSED:
             return [report, *self._isolate(event.why or "refused", now)]

@@ -363,7 +363,7 @@ class Consumer:
         stamp = (_key(job.partition), batch.first, batch.end, epoch)
         rows = tuple(row(line, self.version) for line in batch.lines())
         if any(r.fault == "bad" for r in rows):
-            self.done(job, InsertAnswered(Outcome.REFUSED, "a bad line"))
+            self.done(job, InsertAnswered(Outcome.REFUSED, "a bad line", untouched=True))
             return
         self._watch.insert_begun(job.partition, stamp)
         job.insert = table.begin(command.token, stamp, rows, now.seconds)

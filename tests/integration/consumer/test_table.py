@@ -121,7 +121,11 @@ def test_coverage_is_what_landed_past_the_offset(table: ClickHouseTable, whole: 
 
 def test_a_refused_row_is_told_from_a_server_that_is_away(table: ClickHouseTable) -> None:
     made = batch(0, b'{"id": "not a uuid"}')
-    assert table.insert(made, name(made), clock() + 60, None).outcome is (Outcome.REFUSED)
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, True)
+    early = batch(0, event(1, -1, 1))  # a rule of the landing table
+    refused = table.insert(early, name(early), clock() + 60, None)
+    assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, True)
     values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": "http://127.0.0.1:1/penstock"})
     nobody = ClickHouseTable(consumer_settings(values), clock)
     answer = nobody.insert(made, name(made), clock() + 60, None)
@@ -188,7 +192,7 @@ def test_rows_that_a_view_cannot_take_are_found_in_the_table(
     received = [666 if n in (3, 17, 18) else 1 for n in range(40)]
     made = batch(0, *(event(n, (_JANUARY, _FEBRUARY)[n % 2], received[n]) for n in range(40)))
     refused = table.insert(made, name(made), clock() + 60, None)
-    assert refused.outcome is Outcome.REFUSED
+    assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
     found = table.isolate(_SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [(each.offset, each.reason, each.in_table) for each in found.letters] == [

@@ -10,6 +10,7 @@ from consumer.batch import Batch, Filling, Letter, Records
 from consumer.commands import (
     CommitRead,
     Fetch,
+    InsertAnswered,
     Isolate,
     Isolated,
     LettersWritten,
@@ -79,6 +80,25 @@ def test_a_refused_batch_is_reported_and_looked_through_by_what_clickhouse_said(
         Report("refused", "said so", batch(0, 4)),
         Isolate(batch(0, 4), "said so", landed_epoch=0),
     ]
+
+
+def test_a_refusal_before_anything_was_written_is_a_clean_attempt() -> None:
+    """Nothing of it can be in the table, and the answer to the rest is believed at once."""
+    owner = Owner.inserting()
+    refusal = InsertAnswered(Outcome.REFUSED, "cannot parse", heard=True, untouched=True)
+    assert only(owner.on(refusal), Isolate) == Isolate(batch(0, 4), "cannot parse", None)
+    owner.on(Isolated((letter(2),)))
+    rest = only(owner.on(LettersWritten()), SendInsert)
+    assert rest.first_attempt_ms is None
+    assert ReadStamps not in [type(command) for command in owner.inserted()]
+
+
+def test_a_refused_batch_that_was_tried_uncleanly_before_stays_in_doubt() -> None:
+    owner = Owner.inserting()
+    owner.inserted(Outcome.FAILED)
+    owner.after(5)
+    refusal = InsertAnswered(Outcome.REFUSED, "cannot parse", heard=True, untouched=True)
+    assert only(owner.on(refusal), Isolate).landed_epoch == 0
 
 
 def test_letters_are_acknowledged_before_the_rest_is_sent() -> None:
