@@ -228,8 +228,8 @@ PLAN = (
     mutant(
         "whole-needs-no-rebuild", 23, "the views of what is whole and old are rebuilt too",
         _RECOVERY,
-        "        rebuild |= landed | listed\n",
-        "        rebuild |= frozenset() if whole else landed | listed\n",
+        "            rebuild |= c.stamped\n",
+        "            if c.complete:\n                continue\n            rebuild |= c.stamped\n",
         "test_mend_plan.py::test_a_whole_batch_is_not_read_again_and_its_views_are_rebuilt",
     ),
     mutant(
@@ -321,7 +321,7 @@ COMMITS = (
         _LEDGER,
         "if not metadata or len(metadata) > _LONGEST:",
         "if not metadata:",
-        "test_ledger.py::test_oversize_metadata_is_foreign_even_when_its_checksum_is_right",
+        "test_ledger_more.py::test_metadata_that_is_too_long_is_foreign_whatever_it_says",
     ),
     mutant(
         "other-format", 16, "metadata of another version of the form is foreign",

@@ -30,6 +30,7 @@ ANOTHER_PROFILE = {
     "input_format_parallel_parsing": "1",
     "max_insert_threads": "4",
     "insert_deduplicate": "0",
+    "deduplicate_blocks_in_dependent_materialized_views": "0",
 }
 
 
