@@ -337,7 +337,8 @@ class ClickHouseTable:
             try:
                 restore(
                     client, self._database, source.topic_id, source.partition, first, end,
-                    partitions - counted, seconds=self._settings.restore_seconds, topic=source.topic,
+                    partitions - counted, topic=source.topic,
+                    seconds=self._settings.restore_seconds,
                 )  # fmt: skip
             finally:
                 client.close()

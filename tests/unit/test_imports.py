@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PURE = (
-    "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending", "share",
+    "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending",
+    "share",
 )  # fmt: skip
 ADAPTERS = ("kafka", "clickhouse", "content", "dead_letters")
 # What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
