@@ -314,7 +314,6 @@ COMMITS = (
         "    if checksum != _checksum(offset, text):\n        return None\n",
         "",
         "test_ledger.py::test_corrupt_metadata_is_foreign_wherever_it_was_hit",
-        "test_ledger.py::test_metadata_that_was_cut_is_foreign",
     ),
     mutant(
         "oversize-metadata", 16, "metadata longer than ours can be is foreign",

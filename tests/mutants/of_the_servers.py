@@ -30,9 +30,9 @@ INSERTS = (
         f"{_INSERTS}test_a_batch_is_one_block_whatever_the_profile_says",
     ),
     _mutant(
-        "no-deduplication", 1, "that inserts are deduplicated is pinned too",
+        "views-do-not-deduplicate", 1, "that views deduplicate is pinned too",
         _CLICKHOUSE,
-        '    "insert_deduplicate": 1,\n',
+        '    "deduplicate_blocks_in_dependent_materialized_views": 1,\n',
         "",
         f"{_INSERTS}test_a_batch_is_one_block_whatever_the_profile_says",
     ),
@@ -105,7 +105,7 @@ INSERTS = (
         '            "insert_deduplication_token": token,\n',
         "",
         f"{_INSERTS}test_a_batch_is_one_block_whatever_the_profile_says",
-        f"{_TABLE}test_a_batch_that_landed_has_its_stamp_in_each_clickhouse_partition",
+        f"{_TABLE}test_coverage_is_what_landed_past_the_offset",
     ),
     _mutant(
         "short-body", 15, "a body that was cut short lands nothing",
@@ -169,6 +169,7 @@ PREFLIGHT = (
         "        if value < least:\n",
         "        if False:\n",
         f"{_PREFLIGHT}test_a_window_of_each_of_our_tables",
+        also="ValueError",
     ),
     _mutant(
         "window-of-a-strangers-target", 4, "so does any other target of a view on our tables",
@@ -177,6 +178,7 @@ PREFLIGHT = (
         "",
         f"{_PREFLIGHT}test_a_window_of_a_target_that_somebody_added",
         f"{_PREFLIGHT}test_a_window_at_the_end_of_a_chain",
+        also="ValueError",
     ),
     _mutant(
         "target-without-a-log", 4, "and one that keeps no deduplication log at all",
@@ -184,6 +186,7 @@ PREFLIGHT = (
         "    elif table.engine not in _HARMLESS:\n",
         "    elif False:\n",
         f"{_PREFLIGHT}test_a_target_without_a_log",
+        also="ValueError",
     ),
     _mutant(
         "distributed", 18, "a Distributed table refuses the start",
@@ -208,7 +211,7 @@ REBUILDS = (
         "schemas/hold.py",
         "    while running:\n        if not go_on():",
         "    while False:\n        if not go_on():",
-        f"{_REBUILDING}test_an_insert_that_runs_is_waited_for",
+        f"{_REBUILDING}test_an_insert_that_does_not_end_is_let_go_on",
     ),
     _mutant(
         "sums-are-left", 23, "a restore rebuilds the sums",
