@@ -44,7 +44,7 @@ from consumer.config import ConsumerSettings
 from consumer.content import Content
 from consumer.ledger import Source
 from consumer.recovery import Coverage, Covered
-from schemas.connection import SchemaError, connect
+from schemas.connection import SchemaError
 from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import restore
 from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING, SUMMED
@@ -143,20 +143,9 @@ class ClickHouseTable:
         """The connected client; raises ClickHouseError while the server is away."""
         with self._lock:
             if self._client is None:
-                address = self._settings.clickhouse
-                client = clickhouse_connect.get_client(
-                    interface=address.interface,
-                    host=address.host,
-                    port=address.port,
-                    username=address.username,
-                    password=address.password,
-                    database=address.database,
-                    autogenerate_session_id=False,
-                    connect_timeout=_CONNECT_SECONDS,
-                    send_receive_timeout=self._settings.limits.insert_max_seconds + _ANSWER_SECONDS,
-                    pool_mgr=clickhouse_connect.driver.httputil.get_pool_manager(
-                        maxsize=self._settings.insert_threads + 2
-                    ),
+                client = self._connected(
+                    self._settings.limits.insert_max_seconds + _ANSWER_SECONDS,
+                    self._settings.insert_threads + 2,
                 )
                 self._pinned = {
                     name: value
@@ -165,6 +154,30 @@ class ClickHouseTable:
                 }
                 self._client = client
             return self._client
+
+    def _connected(self, answer_seconds: float, connections: int) -> Client:
+        address = self._settings.clickhouse
+        return clickhouse_connect.get_client(
+            interface=address.interface,
+            host=address.host,
+            port=address.port,
+            username=address.username,
+            password=address.password,
+            database=address.database,
+            autogenerate_session_id=False,
+            connect_timeout=_CONNECT_SECONDS,
+            send_receive_timeout=answer_seconds,
+            pool_mgr=clickhouse_connect.driver.httputil.get_pool_manager(maxsize=connections),
+        )
+
+    @contextlib.contextmanager
+    def _patient(self) -> Iterator[Client]:
+        """For what reads whole tables, after a doubt: it may take longer than an insert."""
+        client = self._connected(self._settings.restore_seconds, 1)
+        try:
+            yield client
+        finally:
+            client.close()
 
     # --- inserting ---------------------------------------------------------------------------
 
@@ -217,8 +230,10 @@ class ClickHouseTable:
     def coverage(
         self, source: Source, offset: int, since_ms: int | None, *, whole: bool
     ) -> CoverageRead | ReadFailed:
-        with _failures() as failed:
-            client = self.client()
+        with (
+            _failures() as failed,
+            self._patient() if whole else contextlib.nullcontext(self.client()) as client,
+        ):
             server = self._server(client)
             batches = self._covered(client, server, source, offset, whole=whole)
             if since_ms is None:
@@ -313,8 +328,8 @@ class ClickHouseTable:
         return failed[0]
 
     def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted | ReadFailed:
-        with _failures() as failed:
-            return Content(self.client()).sift(batch, landed, by_ids=by_ids)
+        with _failures() as failed, self._patient() as client:
+            return Content(client).sift(batch, landed, by_ids=by_ids)
         return failed[0]
 
     def isolate(
@@ -332,16 +347,12 @@ class ClickHouseTable:
             # After an outage many ranges are mended at once: one rebuild serves all that wait.
             asked = asked_ms + self._server(self.client()).clock_ahead_ms + _SKEW_MS
             counted = counted_after(self.client(), self._database, partitions, SUMMED, asked)
-            # its statements run for longer than an insert may
-            client = connect(self._settings.clickhouse)
-            try:
+            with self._patient() as client:
                 restore(
                     client, self._database, source.topic_id, source.partition, first, end,
                     partitions - counted, topic=source.topic,
                     seconds=self._settings.restore_seconds,
                 )  # fmt: skip
-            finally:
-                client.close()
             return Restored()
         return failed[0]
 

@@ -139,8 +139,9 @@ class _Flight:
     """What is in flight, and what has been tried of it.
 
     `batch` is what was announced (None: only a commit, or a restore), `body` what is sent of it:
-    without `letters`, the lines that were set aside. `identified`: the topic was seen to be the
-    same since the batch was read.
+    without `letters`, the lines that were set aside. `note` is what Kafka's commit says of it now,
+    `named` what the token is made of, where a view threw on rows of it that are in the table.
+    `identified`: the topic was seen to be the same since the batch was read.
     """
 
     batch: Batch | None
@@ -156,6 +157,7 @@ class _Flight:
     refusal: str = ""
     letters: tuple[Letter, ...] = ()
     rebuilt: frozenset[str] = frozenset()
+    named: Intent | Mark | None = None
 
 
 @dataclass(slots=True)
@@ -476,6 +478,8 @@ class Partition:
     ) -> list[Command]:
         """Read on in a segment; a piece of it is whole at its end, or, where nothing of it landed,
         at a batch's size. What was fetched past that is fetched again."""
+        if self._stopping:
+            return []
         assert self._mending is not None
         part, _ = records.split(segment.end)
         self._take(filling, part, now)
@@ -700,7 +704,7 @@ class Partition:
         return [
             SendInsert(
                 flight.body,
-                token(self.source, flight.batch, flight.note),
+                token(self.source, flight.batch, flight.named or flight.note),
                 flight.deadline,
                 first_attempt_ms,
             )
@@ -751,11 +755,11 @@ class Partition:
         can throw when its source has landed."""
         flight = self._flight
         assert flight is not None
-        assert flight.batch is not None
+        assert flight.body is not None
         assert flight.note is not None
         self.phase = Phase.ISOLATING
         flight.refusal = refusal
-        return [Isolate(flight.batch, refusal, flight.note.epoch if flight.unclean else None)]
+        return [Isolate(flight.body, refusal, flight.note.epoch if flight.unclean else None)]
 
     def _isolated(self, letters: tuple[Letter, ...], now: Now) -> list[Command]:
         flight = self._flight
@@ -795,7 +799,26 @@ class Partition:
         ]
         self._writing = None
         flight.body = flight.batch.without(flight.letters)
+        thrown = isinstance(flight.note, Intent) and any(each.in_table for each in flight.letters)
+        if thrown and not self._stopping:
+            assert isinstance(flight.note, Intent)
+            return [*told, *self._mark_before_the_rest(flight, flight.note, now)]
         return [*told, *self._insert(now)]
+
+    def _mark_before_the_rest(self, flight: _Flight, intent: Intent, now: Now) -> list[Command]:
+        """Rows are in the table and in no view. Once the rest is in under their token, the views
+        would drop a replay: whoever comes after us must restore instead, and finds a mark."""
+        mark = Mark(
+            first=intent.first,
+            end=intent.end,
+            epoch=intent.epoch,
+            version=intent.version,
+            topic_id=intent.topic_id,
+            time_ms=now.ms,
+            sent_ms=now.ms,
+        )
+        flight.named, flight.note = intent, mark
+        return self._announce(flight, now)
 
     # --- what landed -------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ would take the line in one place only:
   (taken at the start of an insert), numbers such as +1 or 01, a comma before a closing brace;
 - whole numbers that ClickHouse wraps round at 64 or 8 bits; is_bot other than 0 and 1;
 - `id` and `created_at` that are not written plainly: the consumer reads them too;
-- a received_at that is no time between 1970 and 2100: such a row lands, and breaks its readers;
 - a member's name in other letters (`Path`), which newer servers take for `path` and older refuse;
 - amounts whose digits and exponent ClickHouse cannot be relied on to add up;
 - lines over `LINE_BYTES`, and nesting deeper than `DEPTH`.

@@ -77,10 +77,6 @@ class Insert:
     def __post_init__(self) -> None:
         self.stages = [*sorted({r.clickhouse_partition for r in self.rows}), "ledger", "view"]
 
-    @property
-    def throws(self) -> bool:
-        return self.stages[:1] == ["view"] and any(r.fault == "view" for r in self.rows)
-
 
 @dataclass(eq=False)
 class Restoring:
@@ -110,6 +106,7 @@ class ClickHouse:
         self.parts: dict[Record, str] = {}  # the ClickHouse partition that a record fell into
         self.rebuilt: dict[str, float] = {}  # ClickHouse partition -> when last
         self.holds: list[Restoring] = []
+        self.strict = True  # the view throws on rows that are bad for it
         self.may_double: Callable[[Row, Stamp], bool] = lambda row, stamp: False
         self.others: list[float] = []  # ledger rows of partitions that are not modelled
 
@@ -130,6 +127,15 @@ class ClickHouse:
         insert = Insert(token, stamp, rows, now)
         self.running.append(insert)
         return insert
+
+    def throws(self, insert: Insert) -> bool:
+        """Whether its next stage does: on the view's, which the deduplication log may skip."""
+        stage = insert.stages[0]
+        known = self._known(insert.token, stage, insert.began_at)
+        return stage == "view" and not known and self.refuses(insert.rows)
+
+    def refuses(self, rows: tuple[Row, ...]) -> bool:
+        return self.strict and any(r.fault == "view" for r in rows)
 
     def step(self, insert: Insert, now: float) -> bool:
         """Land the next stage. Whether it was the last."""

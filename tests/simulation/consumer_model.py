@@ -322,16 +322,23 @@ class Consumer:
         return Sifted(command.batch.only(wanted) if any(wanted) else None, frozenset(parts))
 
     def _isolate(self, command: Isolate, number: int) -> tuple[Letter, ...]:
-        """What no insert can take, and after a refusal what a view cannot."""
-        batch, letters = command.batch, []
+        """What no insert can take; or else, after a refusal, the rows of it in the table that the
+        view cannot."""
+        batch, table = command.batch, self._clickhouse
         stamp = (number, batch.first, batch.end, command.landed_epoch)
-        for offset, line, text in batch.origins():
-            r = row(text, self.version)
-            if r.fault == "bad" or (r.fault == "view" and command.refusal):
-                in_table = r.fault == "view" and self._clickhouse.table.get(r) == stamp
-                part = r.clickhouse_partition if in_table else ""
-                letters.append(Letter(offset, line, text, r.fault, "modelled", in_table, part))
-        return tuple(letters)
+        lines = [(*origin, row(origin[2], self.version)) for origin in batch.origins()]
+        letters = [
+            Letter(offset, line, text, "bad", "modelled")
+            for offset, line, text, r in lines
+            if r.fault == "bad"
+        ]
+        if letters or not command.refusal:
+            return tuple(letters)
+        return tuple(
+            Letter(offset, line, text, "view", "modelled", True, r.clickhouse_partition)
+            for offset, line, text, r in lines
+            if table.refuses((r,)) and table.table.get(r) == stamp
+        )
 
     def _restore(self, job: Job, command: Restore, number: int, now: Now, *, fails: bool) -> None:
         if fails:

@@ -132,7 +132,9 @@ RESET_WHILE_INSERTING = Profile(
     steps=350,
 )
 VERSIONS = Profile("versions", {**_EVERYDAY, "crash": 3.0}, versions=(1, 2), shows=("mended",))
-BAD_LINES = Profile("bad lines", _EVERYDAY, bad_lines=0.15, shows=("set aside",))
+BAD_LINES = Profile(
+    "bad lines", {**_EVERYDAY, "mend the view": 0.5}, bad_lines=0.15, shows=("set aside",)
+)
 TRIMMED = Profile(
     "trimmed",
     {**_EVERYDAY, "trim the unread": 1.0, "reset": 0.3},
@@ -151,6 +153,7 @@ EVERYTHING = Profile(
         "other inserts": 3.0,
         "window passes": 0.5,
         "server restart": 0.7,
+        "mend the view": 0.2,
     },
     partitions=2,
     records=7,

@@ -133,17 +133,11 @@ class Watch:
         forgotten = record not in table.landed or self._kafka.resets[r.partition % 100]
         if record in self.excused and forgotten:
             return ""
-        if r.fault:
-            if r.fault == "bad" and record in table.landed:
-                return "which is bad, and in the table"
-            if table.view[record] == 1 and record in table.landed:
-                return ""  # a rebuild took what the view could not
-            in_table = self._kafka.letters.get(record)
-            if in_table is None:
-                return "which is bad, and not among the dead letters"
-            if in_table and record not in table.landed:
-                return "which should be in the table by its letter"
-            return "" if table.view[record] == 0 else "twice in the view"
+        if r.fault == "bad" and record in table.landed:
+            return "which is bad, and in the table"
+        if r.fault and record not in table.landed:
+            told = record in self._kafka.letters
+            return "" if told else "which is bad, and not among the dead letters"
         if record not in table.landed:
             return "not in the table"
         times = table.view[record]

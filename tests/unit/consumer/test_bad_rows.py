@@ -18,13 +18,15 @@ from consumer.commands import (
     ReadFailed,
     ReadStamps,
     Report,
+    Restore,
+    Restored,
     SendCommit,
     SendInsert,
     Sift,
     Sifted,
     WriteLetters,
 )
-from consumer.ledger import Open
+from consumer.ledger import Open, decode
 from consumer.partition import Phase
 from tests.unit.consumer.owner import (
     LIMITS,
@@ -151,10 +153,33 @@ def test_a_second_refusal_may_find_more_and_writes_only_those() -> None:
     owner.on(Isolated((letter(1),)))
     owner.on(LettersWritten())
     commands = owner.inserted(Outcome.REFUSED)
-    assert only(commands, Isolate) == Isolate(batch(0, 4), "said so", 0)  # all of the range
+    looked = only(commands, Isolate)
+    assert (looked.refusal, looked.landed_epoch) == ("said so", 0)
+    assert [offset for offset, _, _ in looked.batch.origins()] == [0, 2, 3], "what was refused"
     assert owner.on(Isolated((letter(1), letter(3)))) == [WriteLetters((letter(3),))]
     sent = only(owner.on(LettersWritten()), SendInsert)
     assert list(sent.batch.lines()) == [line(0), line(2)]
+
+
+def test_where_a_view_threw_the_rest_follows_a_mark_and_the_views_are_restored() -> None:
+    """Once the rest is in under their token the views would drop a replay: whoever comes after must
+    find that there is something to restore."""
+    owner = refused()
+    first = owner.insert
+    assert first is not None
+    thrown = replace(letter(1, in_table=True), clickhouse_partition="202601")
+    owner.on(Isolated((thrown,)))
+    marking = only(owner.on(LettersWritten()), SendCommit)
+    assert owner.note == mark(0, 4, at=owner.at, epoch=0)
+    sent = only(owner.answered(), SendInsert)
+    assert marking.offset == 0
+    assert sent.token == first.token
+    assert list(sent.batch.lines()) == [line(0), line(2), line(3)]
+    owner.inserted()
+    owner.stamped()
+    assert owner.note == mark(0, 4, at=owner.at, epoch=0)
+    assert only(owner.answered(), Restore) == Restore(0, 4, frozenset({"202601"}))
+    assert isinstance(decode(4, only(owner.on(Restored()), SendCommit).metadata), Open)
 
 
 def test_a_second_line_of_the_same_record_is_another_letter() -> None:
