@@ -2,7 +2,7 @@
 # and a part of the tests need Java 17 and Maven too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos sim exhaustive mutants check lint format test-matrix clean clean-data
+.PHONY: help run test test-long bench chaos sim exhaustive mutants check lint format test-matrix clean clean-data
 
 PYTHON ?= python3
 KAFKA ?= embedded
@@ -32,8 +32,11 @@ help: ## list the targets
 run: $(READY) ## the whole pipeline on this machine; KAFKA=apache for a durable broker; Ctrl-C stops it
 	@exec $(BIN)/python -m deploy.local --kafka $(KAFKA) --data $(DATA)
 
-test: $(READY) ## all tests; TESTS='tests/unit -k name' for some
+test: $(READY) ## all tests but the long ones; TESTS='tests/unit -k name' for some
 	$(BIN)/python -m pytest $(TESTS)
+
+test-long: $(READY) ## the tests that take minutes each
+	$(BIN)/python -m pytest -m long --timeout 1200 $(TESTS)
 
 check: lint test ## format, lint, types, tests: what CI runs
 

@@ -266,7 +266,7 @@ _KILLED = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_step_a_consumer_puts_it_right(world: World) -> None:
     for when, step, count in _KILLED:
         named = f"killed {when} {step} {count}"
@@ -282,6 +282,7 @@ def test_killed_at_any_step_a_consumer_puts_it_right(world: World) -> None:
     world.whole()
 
 
+@pytest.mark.long
 def test_killed_while_the_server_deletes_and_run_again(world: World) -> None:
     """The server goes on deleting by itself, and a consumer has to wait for it."""
     world.client.command("SYSTEM STOP MERGES events")  # mutations too

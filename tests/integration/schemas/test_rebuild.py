@@ -525,7 +525,7 @@ def test_a_month_is_known_to_be_rebuilt_since_its_hold(client: Client) -> None:
 # --- killed --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_before_each_statement_and_run_again(
     clickhouse: ClickHouse, client: Client, monkeypatch: pytest.MonkeyPatch
