@@ -140,7 +140,8 @@ class _Flight:
 
     `batch` is what was announced (None: only a commit, or a restore), `body` what is sent of it:
     without `letters`, the lines that were set aside. `note` is what Kafka's commit says of it now,
-    `named` what the token is made of, where a view threw on rows of it that are in the table.
+    `named` what its token is made of: the intent also where a view threw on rows of it that are in
+    the table, and its commit is a mark since.
     `identified`: the topic was seen to be the same since the batch was read.
     """
 
@@ -157,7 +158,13 @@ class _Flight:
     refusal: str = ""
     letters: tuple[Letter, ...] = ()
     rebuilt: frozenset[str] = frozenset()
-    named: Intent | Mark | None = None
+    intent: Intent | None = None
+
+    @property
+    def named(self) -> Intent | Mark:
+        named = self.intent or self.note
+        assert named is not None
+        return named
 
 
 @dataclass(slots=True)
@@ -506,15 +513,18 @@ class Partition:
         return self._prepare_piece(event.missing, now)
 
     def _prepare_piece(self, batch: Batch, now: Now) -> list[Command]:
-        return self._announce(_Flight(batch, self._mark(now), body=batch), now)
+        return self._announce(_Flight(batch, self._mending_mark(now), body=batch), now)
 
-    def _mark(self, now: Now) -> Mark:
+    def _mending_mark(self, now: Now) -> Mark:
         assert self._mending is not None
         mend = self._mending.mend
+        return self._mark(mend.first, mend.end, mend.epoch, now)
+
+    def _mark(self, first: int, end: int, epoch: int, now: Now) -> Mark:
         return Mark(
-            first=mend.first,
-            end=mend.end,
-            epoch=mend.epoch,
+            first=first,
+            end=end,
+            epoch=epoch,
             version=ROWS_VERSION,
             topic_id=self.source.topic_id,
             time_ms=now.ms,
@@ -526,7 +536,7 @@ class Partition:
         assert self._mending is not None
         if not self._mending.touched:
             return self._mended(now)
-        return self._announce(_Flight(None, self._mark(now)), now)
+        return self._announce(_Flight(None, self._mending_mark(now)), now)
 
     def _mended(self, now: Now) -> list[Command]:
         assert self._mending is not None
@@ -689,7 +699,6 @@ class Partition:
             return self._past_the_deadline(flight, now)
         assert flight.batch is not None
         assert flight.body is not None
-        assert flight.note is not None
         if flight.body.suspect and not flight.looked_through:
             return self._isolate("", now)
         if not flight.body.rows:  # every line was set aside
@@ -704,7 +713,7 @@ class Partition:
         return [
             SendInsert(
                 flight.body,
-                token(self.source, flight.batch, flight.named or flight.note),
+                token(self.source, flight.batch, flight.named),
                 flight.deadline,
                 first_attempt_ms,
             )
@@ -756,10 +765,9 @@ class Partition:
         flight = self._flight
         assert flight is not None
         assert flight.body is not None
-        assert flight.note is not None
         self.phase = Phase.ISOLATING
         flight.refusal = refusal
-        return [Isolate(flight.body, refusal, flight.note.epoch if flight.unclean else None)]
+        return [Isolate(flight.body, refusal, flight.named.epoch if flight.unclean else None)]
 
     def _isolated(self, letters: tuple[Letter, ...], now: Now) -> list[Command]:
         flight = self._flight
@@ -799,25 +807,16 @@ class Partition:
         ]
         self._writing = None
         flight.body = flight.batch.without(flight.letters)
-        thrown = isinstance(flight.note, Intent) and any(each.in_table for each in flight.letters)
-        if thrown and not self._stopping:
-            assert isinstance(flight.note, Intent)
+        thrown = any(each.in_table for each in flight.letters)
+        if thrown and isinstance(flight.note, Intent) and not self._stopping:
             return [*told, *self._mark_before_the_rest(flight, flight.note, now)]
         return [*told, *self._insert(now)]
 
     def _mark_before_the_rest(self, flight: _Flight, intent: Intent, now: Now) -> list[Command]:
         """Rows are in the table and in no view. Once the rest is in under their token, the views
         would drop a replay: whoever comes after us must restore instead, and finds a mark."""
-        mark = Mark(
-            first=intent.first,
-            end=intent.end,
-            epoch=intent.epoch,
-            version=intent.version,
-            topic_id=intent.topic_id,
-            time_ms=now.ms,
-            sent_ms=now.ms,
-        )
-        flight.named, flight.note = intent, mark
+        flight.intent = intent
+        flight.note = self._mark(intent.first, intent.end, intent.epoch, now)
         return self._announce(flight, now)
 
     # --- what landed -------------------------------------------------------------------------
@@ -826,9 +825,8 @@ class Partition:
         flight = self._flight
         assert flight is not None
         assert flight.body is not None
-        assert flight.note is not None
         self.phase = Phase.CHECKING
-        return [ReadStamps(flight.body, flight.note.epoch, flight.note.time_ms)]
+        return [ReadStamps(flight.body, flight.named.epoch, flight.named.time_ms)]
 
     def _checked(self, event: StampsRead, now: Now) -> list[Command]:
         flight = self._flight
@@ -874,7 +872,6 @@ class Partition:
         where sums were rebuilt while it was open, and where a view threw on a row that is in the
         table: the views of ours can take it."""
         assert flight.batch is not None
-        assert flight.note is not None
         thrown_out = {each.clickhouse_partition for each in flight.letters if each.in_table}
         rebuild = flight.rebuilt | thrown_out
         if not rebuild:
@@ -882,7 +879,7 @@ class Partition:
         if self._mending is None:
             first, end = flight.batch.first, flight.batch.end
             why = f"views may differ from the table in [{first}, {end})"
-            owed = Mend(first, end, flight.note.epoch, (), rebuild, by_ids=False, why=why)
+            owed = Mend(first, end, flight.named.epoch, (), rebuild, by_ids=False, why=why)
             self._mending = Mending(owed)
         self._mending.touched |= rebuild
 

@@ -97,8 +97,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "rest-has-its-own-token", 11, "the rest of a batch goes under the batch's own token",
         _PARTITION,
-        "token(self.source, flight.batch, flight.note),",
-        "token(self.source, flight.body, flight.note),",
+        "token(self.source, flight.batch, flight.named),",
+        "token(self.source, flight.body, flight.named),",
         "test_bad_rows.py::test_the_rest_goes_under_the_same_token_and_the_range_does_not_change",
     ),
     mutant(
@@ -119,10 +119,18 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "not-looked-for-in-the-table", 12, "after a doubt a bad row's stamp is looked for",
         _PARTITION,
-        "flight.note.epoch if flight.unclean else None)]",
+        "flight.named.epoch if flight.unclean else None)]",
         "None)]",
         "test_bad_rows.py::test_a_refused_batch_is_reported_and_looked_through"
         "_by_what_clickhouse_said",
+    ),
+    mutant(
+        "rebuilt-since-the-mark", 23, "tables rebuilt since a batch was announced are looked for",
+        _PARTITION,
+        "flight.named.epoch, flight.named.time_ms)]",
+        "flight.named.epoch, flight.note.time_ms)]",
+        "test_bad_rows.py::test_where_a_view_threw_the_rest_follows_a_mark"
+        "_and_the_views_are_restored",
     ),
     mutant(
         "replay-without-a-prepare", 19, "a replay needs a prepare of its own too",
@@ -185,14 +193,14 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "mend-unannounced", 24, "each piece of a mend is announced by its mark",
         _PARTITION,
-        "return self._announce(_Flight(batch, self._mark(now), body=batch), now)",
+        "return self._announce(_Flight(batch, self._mending_mark(now), body=batch), now)",
         "return self._prepare(batch, None, now)",
         "test_mending.py::test_a_long_gap_is_mended_in_pieces_each_announced_by_the_mark",
     ),
     mutant(
         "restore-unannounced", 24, "a restore is announced by the mark as well",
         _PARTITION,
-        "        return self._announce(_Flight(None, self._mark(now)), now)\n",
+        "        return self._announce(_Flight(None, self._mending_mark(now)), now)\n",
         "        self.phase = Phase.RESTORING\n        return [self._restoring(self._mending)]\n",
         "test_mending.py::test_a_restore_has_no_deadline_but_waits_for_the_answer_to_its_mark",
     ),

@@ -165,8 +165,9 @@ def test_where_a_view_threw_the_rest_follows_a_mark_and_the_views_are_restored()
     """Once the rest is in under their token the views would drop a replay: whoever comes after must
     find that there is something to restore."""
     owner = refused()
-    first = owner.insert
+    first, announced_ms = owner.insert, ms(owner.at)
     assert first is not None
+    owner.after(5)
     thrown = replace(letter(1, in_table=True), clickhouse_partition="202601")
     owner.on(Isolated((thrown,)))
     marking = only(owner.on(LettersWritten()), SendCommit)
@@ -175,7 +176,9 @@ def test_where_a_view_threw_the_rest_follows_a_mark_and_the_views_are_restored()
     assert marking.offset == 0
     assert sent.token == first.token
     assert list(sent.batch.lines()) == [line(0), line(2), line(3)]
-    owner.inserted()
+    owner.after(1)
+    checked = only(owner.inserted(), ReadStamps)
+    assert (checked.epoch, checked.since_ms) == (0, announced_ms), "since the intent, not the mark"
     owner.stamped()
     assert owner.note == mark(0, 4, at=owner.at, epoch=0)
     assert only(owner.answered(), Restore) == Restore(0, 4, frozenset({"202601"}))
