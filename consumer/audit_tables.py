@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import clickhouse_connect
 import orjson
 from clickhouse_connect.driver.client import Client
 
 from consumer.audit_tiles import Part
 from consumer.config import ConsumerSettings
+from schemas.connection import open_client
 from schemas.queries import load
 
 _QUERY_SECONDS = 3600
@@ -113,17 +113,7 @@ class Tables:
 def connected(settings: ConsumerSettings) -> Client:
     """A client for reads that take long. Raises ClickHouseError."""
     address = settings.clickhouse
-    return clickhouse_connect.get_client(
-        interface=address.interface,
-        host=address.host,
-        port=address.port,
-        username=address.username,
-        password=address.password,
-        database=address.database,
-        autogenerate_session_id=False,
-        connect_timeout=5,
-        send_receive_timeout=_QUERY_SECONDS,
-    )
+    return open_client(address, _QUERY_SECONDS, database=address.database)
 
 
 def _whose(row: tuple[str, int, Part]) -> tuple[str, int]:

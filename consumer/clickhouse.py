@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import clickhouse_connect
 import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.httputil import get_pool_manager
 
 from consumer.batch import Batch
 from consumer.commands import (
@@ -44,14 +44,13 @@ from consumer.config import ConsumerSettings
 from consumer.content import Content
 from consumer.ledger import Source
 from consumer.recovery import Coverage, Covered
-from schemas.connection import SchemaError
+from schemas.connection import CONNECT_SECONDS, SchemaError, open_client
 from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import restore
 from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING, SUMMED
 
 log = logging.getLogger("consumer.clickhouse")
 
-_CONNECT_SECONDS = 5
 _READ_SECONDS = 30
 _ANSWER_SECONDS = 10  # for an answer to travel, on top of max_execution_time
 
@@ -136,7 +135,7 @@ class ClickHouseTable:
         self._client: Client | None = None
         self._pinned: dict[str, int] = {}
         self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS), retries=False
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=_READ_SECONDS), retries=False
         )
 
     def client(self) -> Client:
@@ -156,19 +155,9 @@ class ClickHouseTable:
             return self._client
 
     def _connected(self, answer_seconds: float, connections: int) -> Client:
+        pool = get_pool_manager(maxsize=connections)
         address = self._settings.clickhouse
-        return clickhouse_connect.get_client(
-            interface=address.interface,
-            host=address.host,
-            port=address.port,
-            username=address.username,
-            password=address.password,
-            database=address.database,
-            autogenerate_session_id=False,
-            connect_timeout=_CONNECT_SECONDS,
-            send_receive_timeout=answer_seconds,
-            pool_mgr=clickhouse_connect.driver.httputil.get_pool_manager(maxsize=connections),
-        )
+        return open_client(address, answer_seconds, database=address.database, pool_mgr=pool)
 
     @contextlib.contextmanager
     def _patient(self) -> Iterator[Client]:

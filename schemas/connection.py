@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error
+
+CONNECT_SECONDS = 5
 
 _DENIED = {192, 193, 194, 516}  # unknown user, wrong password, required password, authentication
 _NO_RIGHTS = 497
@@ -61,19 +64,26 @@ def parse(url: str) -> Address:
     )
 
 
+def open_client(address: Address, answer_seconds: float, **more: Any) -> Client:
+    """`answer_seconds`: to wait for an answer. `more`: what else the client takes, such as its
+    database, which need not be there for those who make it. Raises ClickHouseError."""
+    return clickhouse_connect.get_client(
+        interface=address.interface,
+        host=address.host,
+        port=address.port,
+        username=address.username,
+        password=address.password,
+        autogenerate_session_id=False,
+        connect_timeout=CONNECT_SECONDS,
+        send_receive_timeout=answer_seconds,
+        **more,
+    )
+
+
 def connect(address: Address) -> Client:
     """Raises SchemaError when the server cannot be reached or refuses the user."""
     try:
-        return clickhouse_connect.get_client(
-            interface=address.interface,
-            host=address.host,
-            port=address.port,
-            username=address.username,
-            password=address.password,
-            autogenerate_session_id=False,
-            connect_timeout=5,
-            send_receive_timeout=300,
-        )
+        return open_client(address, 300)
     except ClickHouseError as error:
         raise explained(error, address) from None
 

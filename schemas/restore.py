@@ -135,7 +135,7 @@ def remove(
         f"SELECT DISTINCT clickhouse_partition FROM {server.table(BATCHES)} "  # noqa: S608
         f"WHERE {_in_ledger(topic_id, partition, first, last)}"
     )
-    within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
+    within = _within(topic_id, partition, first, last)
     _delete(server, EVENTS, within, course, fence)
     return frozenset(row[0] for row in touched)
 
@@ -159,10 +159,14 @@ def forget(
     course = Course(clock() + seconds, clock, sleep, lambda _: None)
     server = Database(client, database)
     last = _LARGEST if end is None else end
-    within = _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
+    within = _within(topic_id, partition, first, last)
     if _count(server, EVENTS, within):
         raise SchemaError(f"{server.table(EVENTS)} still has rows of [{first}, {end or '...'})")
     _delete(server, BATCHES, _in_ledger(topic_id, partition, first, last), course, fence)
+
+
+def _within(topic_id: str, partition: int, first: int, last: int) -> str:
+    return _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
 
 
 def _stamped(topic_id: str, partition: int) -> str:
