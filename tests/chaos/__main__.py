@@ -1,7 +1,8 @@
 """`python -m tests.chaos --minutes 10 --seed 1`: the long run; `make chaos` starts it.
 
 The plan and every log are kept in a folder that is printed; --keep keeps it after a good run too.
-A good run of at least five minutes is written to tests/chaos/last.json.
+A good run of at least five minutes is added to tests/chaos/last.json, beside those of other seeds
+over the same sources.
 """
 
 from __future__ import annotations

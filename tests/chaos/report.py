@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.fixtures.sources import digest
+
+_SOURCES = ("consumer/*.py", "schemas/*.py", "schemas/**/*.sql", "tests/chaos/*.py")
 
 
 @dataclass
@@ -45,7 +50,17 @@ class Report:
         return [point for point in self.cuts_passed if not self.cuts_struck.get(point)]
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        """Adds the run to those of the same sources; runs of older sources are left out."""
+        sources = digest(*_SOURCES)
+        kept: list[dict[str, Any]] = []
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        own = {"sources": sources, **asdict(self)}
+        del own["folder"]
+        runs = [run for run in kept if run["sources"] == sources and run["seed"] != self.seed]
+        runs.append(own)
+        written = {"total": _total(runs), "runs": runs}
+        path.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     def text(self) -> str:
         return "\n".join(self._lines())
@@ -75,6 +90,24 @@ class Report:
         yield f"lost {self.lost}, doubled {self.doubled}"
         if not self.good:
             yield f"FAILED: CHAOS_SEED={self.seed}; plan and logs in {self.folder}"
+
+
+def _total(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of all runs together, with every cut point that no run struck."""
+    counts = ("events", "batches", "replays", "reconciles", "bad_lines", "lost", "doubled")
+    faults, struck, passed = Counter[str](), Counter[str](), Counter[str]()
+    for run in runs:
+        faults.update(run["faults"])
+        struck.update(run["cuts_struck"])
+        passed.update(run["cuts_passed"])
+    return {
+        "minutes": round(sum(run["seconds"] for run in runs) / 60, 1),
+        "seeds": {str(run["seed"]): run["protocol"] for run in runs},
+        **{name: sum(run[name] for run in runs) for name in counts},
+        "faults": dict(faults),
+        "cut_points": len(passed),
+        "never_struck": [point for point in passed if not struck[point]],
+    }
 
 
 def _table(title: str, counts: Mapping[str, Any]) -> Iterator[str]:
