@@ -77,15 +77,6 @@ class Intent:
     time_ms: int
     sent_ms: int = field(default=0, compare=False)
 
-    def matches(self, batch: Batch) -> bool:
-        """Whether this is the very text that was announced."""
-        return (batch.first, batch.end, batch.rows, batch.digest) == (
-            self.first,
-            self.end,
-            self.count,
-            self.digest,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Mark:

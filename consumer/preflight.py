@@ -20,7 +20,7 @@ from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
 from consumer.findings import Away, Finding
 
-__all__ = ["Away", "Finding", "check", "look", "report"]
+__all__ = ["Away", "Finding", "look", "report"]
 
 
 def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
@@ -35,11 +35,6 @@ def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
         text = str(error).strip() or type(error).__name__
         raise Away(f"ClickHouse: {text.splitlines()[0]}") from error
     return sorted(found, key=lambda finding: not finding.refuses)
-
-
-def check(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
-    """Everything that keeps the consumer from starting. Raises Away."""
-    return [finding for finding in look(settings, table) if finding.refuses]
 
 
 def report(findings: Sequence[Finding]) -> int:
