@@ -51,13 +51,13 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Adds the run to those of the same sources; runs of older sources are left out."""
-        sources = digest(*_SOURCES)
+        code = digest(*_SOURCES)
         kept: list[dict[str, Any]] = []
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        own = {"sources": sources, **asdict(self)}
+        own = {"code": code, **asdict(self)}
         del own["folder"]
-        runs = [run for run in kept if run["sources"] == sources and run["seed"] != self.seed]
+        runs = [run for run in kept if run["code"] == code and run["seed"] != self.seed]
         runs.append(own)
         written = {"total": _total(runs), "runs": runs}
         path.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n", encoding="utf-8")

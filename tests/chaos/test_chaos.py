@@ -58,7 +58,7 @@ def test_runs_over_the_same_sources_are_added_up(tmp_path: Path) -> None:
 
     stale = json.loads(path.read_text())
     for run_of_then in stale["runs"]:
-        run_of_then["sources"] = "other"
+        run_of_then["code"] = "other"
     path.write_text(json.dumps(stale))
     run.write(path)
     assert list(json.loads(path.read_text())["total"]["seeds"]) == ["2"]
