@@ -3,27 +3,27 @@ is committed."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic
-from consumer.kafka import connection, topic_identity
+from consumer.kafka_client import (
+    CALL_SECONDS,
+    as_log_error,
+    commits,
+    library_log,
+    reading,
+    topic_identity,
+)
 from consumer.ledger import decode
 from consumer.ports import LogError
 from consumer.recovery import Commit
-from schemas.logs import Sparing
 
-_library_log = logging.getLogger("consumer.librdkafka")
-_library_log.addFilter(Sparing())
-
-_CALL_SECONDS = 10.0
 _READ_SECONDS = 60.0  # without a record of a range that the log has
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
 _FETCHED = 500
@@ -46,45 +46,25 @@ class Log:
     def __init__(self, settings: ConsumerSettings) -> None:
         self._topic = settings.kafka_topic
         _, self.topic_id = topic_identity(settings)
-        self._consumer = Consumer(
-            {
-                **connection(settings),
-                "group.id": settings.kafka_group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "allow.auto.create.topics": False,
-            },
-            logger=_library_log,
-        )
+        self._consumer = Consumer(reading(settings), logger=library_log)
 
     def close(self) -> None:
         self._consumer.close()
 
     def commits(self) -> Mapping[int, Commit]:
         """Kafka's commit and the log's ends, by partition."""
-        with _told():
+        with as_log_error():
             numbers = self._partitions(self._topic)
-            asked = [TopicPartition(self._topic, number) for number in numbers]
-            found = {}
-            for commit in self._consumer.committed(asked, timeout=_CALL_SECONDS):
-                if commit.error is not None:
-                    raise LogError(f"Kafka: {commit.error.str()}")
-                low, high = self._consumer.get_watermark_offsets(commit, timeout=_CALL_SECONDS)
-                offset = None if commit.offset == OFFSET_INVALID else commit.offset
-                found[commit.partition] = Commit(offset, commit.metadata, low, high)
-            return found
+        return commits(self._consumer, [TopicPartition(self._topic, each) for each in numbers])
 
     def _partitions(self, topic: str) -> list[int]:
-        described = self._consumer.list_topics(topic, timeout=_CALL_SECONDS).topics.get(topic)
+        described = self._consumer.list_topics(topic, timeout=CALL_SECONDS).topics.get(topic)
         return sorted(described.partitions) if described and not described.error else []
 
     def low(self, partition: int) -> int:
-        with _told():
+        with as_log_error():
             place = TopicPartition(self._topic, partition)
-            low, _ = self._consumer.get_watermark_offsets(place, timeout=_CALL_SECONDS)
+            low, _ = self._consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
             return int(low)
 
     def lines(self, partition: int, first: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
@@ -96,10 +76,10 @@ class Log:
     def letters(self) -> Iterator[Letter]:
         """All letters that there are. None where there is no dead-letter topic."""
         dead = dead_letter_topic(self._topic)
-        with _told():
+        with as_log_error():
             ends = {
                 number: self._consumer.get_watermark_offsets(
-                    TopicPartition(dead, number), timeout=_CALL_SECONDS
+                    TopicPartition(dead, number), timeout=CALL_SECONDS
                 )
                 for number in self._partitions(dead)
             }
@@ -112,7 +92,7 @@ class Log:
     def _read(self, topic: str, partition: int, first: int, end: int) -> Iterator[Any]:
         if first >= end:
             return
-        with _told():
+        with as_log_error():
             self._consumer.assign([TopicPartition(topic, partition, first)])
             position, deadline = first, time.monotonic() + _READ_SECONDS
             while position < end:
@@ -130,14 +110,6 @@ class Log:
                     elif error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET:
                         raise LogError(f"Kafka: {error.str()}")
             self._consumer.unassign()
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as error:
-        raise LogError(f"Kafka: {error.args[0].str()}") from error
 
 
 def _letter(headers: Sequence[tuple[str, bytes | None]]) -> Letter | None:

@@ -22,30 +22,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from confluent_kafka import (
-    OFFSET_INVALID,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicCollection,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from consumer import kafka_client
 from consumer.batch import Records
 from consumer.commands import Answer, CommitAnswered
 from consumer.config import ConsumerSettings
 from consumer.ledger import Source
 from consumer.ports import Listener, LogError
 from consumer.recovery import Commit, judge
-from schemas.logs import Sparing, fact
+from schemas.logs import fact
 
 log = logging.getLogger("consumer.kafka")
-_library_log = logging.getLogger("consumer.librdkafka")
-_library_log.addFilter(Sparing())
-
-_CALL_SECONDS = 10.0
 _FETCH_BYTES = 1 << 20
 _LEAST_MESSAGES, _MOST_MESSAGES = 20, 2000
 _PREFETCH_KIB = 16 * 1024
@@ -90,40 +78,6 @@ _PASSING = frozenset(
 )
 
 
-def connection(settings: ConsumerSettings) -> dict[str, Any]:
-    """What every Kafka client of the consumer connects with."""
-    return {
-        **settings.kafka,
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "client.id": "penstock-consumer",
-    }
-
-
-def topic_identity(settings: ConsumerSettings, admin: AdminClient | None = None) -> tuple[str, str]:
-    """(cluster id, topic id). Raises LogError with what to do when there is no such topic."""
-    if admin is None:
-        admin = AdminClient(connection(settings), logger=_library_log)
-    topic = settings.kafka_topic
-    try:
-        cluster = admin.list_topics(timeout=_CALL_SECONDS)
-        cluster_id = cluster.cluster_id or ""
-        if topic not in cluster.topics:
-            raise LogError(f"topic {topic!r} does not exist: create it, or set KAFKA_TOPIC")
-    except KafkaException as error:
-        raise LogError(f"Kafka: {error.args[0].str()}") from error
-    return cluster_id, _topic_id(admin, topic, cluster_id)
-
-
-def _topic_id(admin: AdminClient, topic: str, cluster_id: str) -> str:
-    try:
-        found = admin.describe_topics(TopicCollection([topic]), request_timeout=_CALL_SECONDS)
-        return str(found[topic].result().topic_id)
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
-            return f"{cluster_id}.{topic}"
-        raise LogError(f"Kafka: {error.args[0].str()}") from error
-
-
 def _membership(settings: ConsumerSettings) -> dict[str, Any]:
     """How the group shares its partitions. The rules of revocation hold under each of these."""
     if settings.group_protocol == "consumer":
@@ -146,7 +100,7 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         self._listener: Listener | None = None
         self._identity = ("", "")
-        self._admin = AdminClient(connection(settings), logger=_library_log)
+        self._admin = kafka_client.admin_client(settings)
         self._owned: dict[int, int] = {}  # partition -> where reading goes on, as far as known
         self._paused: set[int] = set()
         self._messages = _LEAST_MESSAGES
@@ -160,25 +114,18 @@ class KafkaLog:
         self._broken = None
         self._owned.clear()
         self._paused.clear()
-        self._identity = topic_identity(self._settings, self._admin)
+        self._identity = kafka_client.topic_identity(self._settings, self._admin)
         self._consumer = Consumer(
             {
-                **connection(self._settings),
-                "group.id": self._settings.kafka_group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
+                **kafka_client.reading(self._settings),
                 **_membership(self._settings),
-                "allow.auto.create.topics": False,
                 # A fast consumer stalls for as long as this on a queue that was full (default 1 s).
                 "fetch.queue.backoff.ms": 10,
                 "queued.max.messages.kbytes": _PREFETCH_KIB,
                 "on_commit": self._on_commit,
                 "error_cb": self._on_error,
             },
-            logger=_library_log,
+            logger=kafka_client.library_log,
         )
         self._consumer.subscribe(
             [self._topic],
@@ -201,7 +148,7 @@ class KafkaLog:
         return Source(cluster, self._topic, topic_id, partition)
 
     def topic_id(self) -> str:
-        return _topic_id(self._admin, self._topic, self._identity[0])
+        return kafka_client.topic_id(self._admin, self._topic, self._identity[0])
 
     def made_again(self, topic_id: str) -> bool:
         return topic_id not in ("", self._identity[1])
@@ -324,17 +271,7 @@ class KafkaLog:
 
     def _commits(self, partitions: list[TopicPartition]) -> dict[int, Commit]:
         assert self._consumer is not None
-        commits = {}
-        try:
-            for found in self._consumer.committed(partitions, timeout=_CALL_SECONDS):
-                if found.error is not None:
-                    raise LogError(f"Kafka: {found.error.str()}")
-                ends = self._consumer.get_watermark_offsets(found, timeout=_CALL_SECONDS)
-                offset = None if found.offset == OFFSET_INVALID else found.offset
-                commits[found.partition] = Commit(offset, found.metadata, *ends)
-        except KafkaException as error:
-            raise LogError(f"Kafka: {error.args[0].str()}") from error
-        return commits
+        return kafka_client.commits(self._consumer, partitions)
 
     # --- callbacks ---------------------------------------------------------------------------
 

@@ -17,12 +17,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic, missing
-from consumer.kafka import connection
+from consumer.kafka_client import CALL_SECONDS, reading
 
 _library_log = logging.getLogger("consumer.librdkafka.letters")
 _library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
 
-_CALL_SECONDS = 10.0
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
 _SILENT_SECONDS = 30.0
 _AT_ONCE = 1000
@@ -151,14 +150,9 @@ class LetterTopic:
         self._next: dict[int, int] = {}  # partition -> the offset to read next
         self._consumer = Consumer(
             {
-                **connection(settings),
+                **reading(settings),
                 "group.id": f"{settings.kafka_group}.dead-letters",  # never joined
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "allow.auto.create.topics": False,
                 "fetch.queue.backoff.ms": 10,
                 # an end is told by an empty answer, and a broker would wait half a second with it
                 "fetch.wait.max.ms": 20,
@@ -177,7 +171,7 @@ class LetterTopic:
         """Read to the end, from the beginning or from where the last reading ended. Raises
         Unreadable. `progress` is told how many records were read."""
         try:
-            found = self._consumer.list_topics(timeout=_CALL_SECONDS).topics.get(self._topic)
+            found = self._consumer.list_topics(timeout=CALL_SECONDS).topics.get(self._topic)
             if found is None:
                 raise Unreadable(missing(self._topic))
             for partition in found.partitions:

@@ -29,7 +29,7 @@ from typing import Any
 
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import Settled
-from consumer.kafka import topic_identity
+from consumer.kafka_client import topic_identity
 from consumer.letter_topic import Contents, LetterTopic, Stored, Unreadable
 from consumer.ports import LogError
 from consumer.settling import AT_ONCE, Failed, Settling

@@ -6,7 +6,6 @@ request says nothing about them, and then nothing is found; one that refuses us 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,14 +19,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic
 from consumer.findings import Away, Finding, warning
-from consumer.kafka import connection, topic_identity
+from consumer.kafka_client import CALL_SECONDS, admin_client, members, topic_identity
 from consumer.ports import LogError
-from schemas.logs import Sparing
 
-_library_log = logging.getLogger("consumer.librdkafka")
-_library_log.addFilter(Sparing())
-
-_CALL_SECONDS = 10.0
 _HOUR_MS = 3_600_000
 # librdkafka's default for the largest answer it takes, and what an answer has around a record.
 _RECEIVE_BYTES = 100_000_000
@@ -52,16 +46,16 @@ def look(settings: ConsumerSettings) -> Kafka:
         if "does not exist" in str(error):
             return Kafka((_missing(settings, str(error)),))
         raise Away(str(error)) from error
-    admin = AdminClient(connection(settings), logger=_library_log)
+    admin = admin_client(settings)
     try:
-        topics = admin.list_topics(timeout=_CALL_SECONDS).topics
+        topics = admin.list_topics(timeout=CALL_SECONDS).topics
     except KafkaException as error:
         raise Away(f"Kafka: {error.args[0].str()}") from error
-    members = _members(admin, settings.kafka_group)
+    joined = _members(admin, settings.kafka_group)
     asked = _Settings(admin)
     topic = asked.topic(settings.kafka_topic)
     found = [
-        *_partitions(settings, topics[settings.kafka_topic], members),
+        *_partitions(settings, topics[settings.kafka_topic], joined),
         *_topic(settings, topic),
         *_durability(settings, topics[settings.kafka_topic], topic),
     ]
@@ -73,7 +67,7 @@ def look(settings: ConsumerSettings) -> Kafka:
     leader = next((p.leader for p in topics[settings.kafka_topic].partitions.values()), -1)
     if leader >= 0:
         found += _broker(settings, asked.broker(leader))
-    return Kafka((*found, *asked.refused), members)
+    return Kafka((*found, *asked.refused), joined)
 
 
 class _Settings:
@@ -92,7 +86,7 @@ class _Settings:
 
     def _read(self, resource: ConfigResource, named: str) -> Config:
         try:
-            answers = self._admin.describe_configs([resource], request_timeout=_CALL_SECONDS)
+            answers = self._admin.describe_configs([resource], request_timeout=CALL_SECONDS)
             entries = answers[resource].result()
         except KafkaException as error:
             if error.args[0].code() in _DENIED:
@@ -121,9 +115,8 @@ _DENIED = frozenset(
 
 def _members(admin: AdminClient, group: str) -> int:
     try:
-        found = admin.describe_consumer_groups([group], request_timeout=_CALL_SECONDS)
-        return len(found[group].result().members)
-    except KafkaException:
+        return members(admin, group)
+    except LogError:
         return 0
 
 

@@ -8,24 +8,27 @@ call takes none.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from consumer.audit_log import Log
 from consumer.config import ConsumerSettings
-from consumer.kafka import connection, topic_identity
+from consumer.kafka_client import (
+    CALL_SECONDS,
+    admin_client,
+    as_log_error,
+    library_log,
+    members,
+    reading,
+    topic_identity,
+)
 from consumer.ledger import Note, Source, encode
 from consumer.ports import LogError
 from consumer.recovery import Commit
 
-_library_log = logging.getLogger("consumer.librdkafka")
-
-_CALL_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _AGAIN_SECONDS = 0.5
 
@@ -64,17 +67,9 @@ class GroupLog:
         self.cluster, self.topic_id = topic_identity(settings)
         self._log = Log(settings)
         self._answers: dict[tuple[int, str], KafkaError | None] = {}
-        self._admin = AdminClient(connection(settings), logger=_library_log)
+        self._admin = admin_client(settings)
         self._consumer = Consumer(
-            {
-                **connection(settings),
-                "group.id": settings.kafka_group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "allow.auto.create.topics": False,
-                "on_commit": self._on_commit,
-            },
-            logger=_library_log,
+            {**reading(settings), "on_commit": self._on_commit}, logger=library_log
         )
 
     def __enter__(self) -> GroupLog:
@@ -98,33 +93,21 @@ class GroupLog:
 
     def members(self) -> int:
         """How many consumers are in the group; 0 where there is no such group."""
-        group = self._settings.kafka_group
-        try:
-            described = self._admin.describe_consumer_groups([group], request_timeout=_CALL_SECONDS)
-            return len(described[group].result().members)
-        except KafkaException as error:
-            if error.args[0].code() in (
-                KafkaError.GROUP_ID_NOT_FOUND,
-                KafkaError._UNSUPPORTED_FEATURE,  # the in-memory broker: it refuses the commit
-            ):
-                return 0
-            raise LogError(f"Kafka: {error.args[0].str()}") from error
+        return members(self._admin, self._settings.kafka_group)
 
     def at_time(self, time_ms: int, ends: Mapping[int, Commit]) -> dict[int, int]:
         """By partition the first offset that was appended at that time or later; the log's end
         where none was."""
         asked = [TopicPartition(self._topic, number, time_ms) for number in ends]
         found = {}
-        try:
-            for place in self._consumer.offsets_for_times(asked, timeout=_CALL_SECONDS):
+        with as_log_error():
+            for place in self._consumer.offsets_for_times(asked, timeout=CALL_SECONDS):
                 if place.error is not None:
                     raise LogError(f"Kafka: {place.error.str()}")
                 end = ends[place.partition]
                 found[place.partition] = (
                     end.high if place.offset == OFFSET_END else max(place.offset, end.low)
                 )
-        except KafkaException as error:
-            raise LogError(f"Kafka: {error.args[0].str()}") from error
         return found
 
     def commit(self, notes: Mapping[int, tuple[int, Note]]) -> None:

@@ -13,7 +13,7 @@ PURE = (
     "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending",
     "share",
 )  # fmt: skip
-ADAPTERS = ("kafka", "clickhouse", "content", "dead_letters")
+ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "dead_letters")
 # What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
 # other way round: they share adapters and the core's types, and nothing that acts.
 SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
@@ -37,7 +37,9 @@ KNOWS = {
     "partition": {"batch", "ledger", "recovery", "commands", "retry", "mending", "share"},
     "assignment": {"batch", "commands", "partition"},
 }
-ADAPTERS_KNOW = {"ports", "batch", "ledger", "recovery", "commands", "config", "content"}
+ADAPTERS_KNOW = {
+    "ports", "batch", "ledger", "recovery", "commands", "config", "content", "kafka_client",
+}  # fmt: skip
 # The types that the ports speak with: what an adapter may take of the modules that decide.
 SPOKEN = {
     "commands": {

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from consumer import audit
 from consumer.config import consumer_settings
-from consumer.kafka import topic_identity
+from consumer.kafka_client import topic_identity
 from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode
 from deploy.local.waiting import wait_until
 from schemas.settings import load
