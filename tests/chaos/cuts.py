@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,10 +79,8 @@ class Cuts:
         `seconds`: for whoever thaws what froze. A point that is armed already stays as it is."""
         if point not in POINTS:
             raise ValueError(point)
-        if point in self._armed.values():
-            self._armed = {p: at for p, at in self._armed.items() if p.exists()}
-            if point in self._armed.values():
-                return
+        if point in self.armed():
+            return
         self._made += 1
         arm = {"point": point, "passings": passings, "act": act, "slot": slot, "seconds": seconds}
         text = json.dumps(arm)
@@ -91,6 +89,11 @@ class Cuts:
         unready.write_text(text, encoding="utf-8")
         armed = unready.rename(self.folder / "arms" / f"{name}.json")
         self._armed[armed] = point
+
+    def armed(self) -> Collection[str]:
+        """The points that are armed and have not struck."""
+        self._armed = {path: point for path, point in self._armed.items() if path.exists()}
+        return self._armed.values()
 
     def disarm(self) -> int:
         """Take back what has not struck; how many there were."""
