@@ -1,110 +1,38 @@
-"""What stands in the dead-letter topic: letters, markers, and what follows from them.
+"""Reads the dead-letter topic: all of it into an index, and letters' records again by their place.
 
-The topic is the only record of what was done with a letter, so it is read whole, up to its end and
-committed records only. A letter that was written twice is one; a marker settles it wherever the two
-stand; a letter that stands where a replay put an event has **returned**: the fix did not help.
+Committed records only. What is in memory at a time are some megabytes, whatever the topic holds.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic, missing
 from consumer.kafka_client import CALL_SECONDS, reading
+from consumer.letter_index import Identity, Index, Listed, Marker, Position, Stored
 
 _library_log = logging.getLogger("consumer.librdkafka.letters")
 _library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
 
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
 _SILENT_SECONDS = 30.0
-_AT_ONCE = 1000
-
-
-class Identity(NamedTuple):
-    """Which line of which record. A topic id tells a topic from a later one of the same name."""
-
-    topic_id: str
-    partition: int
-    offset: int
-    line: int
-
-
-class Position(NamedTuple):
-    topic_id: str
-    partition: int
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """What was done with a letter, and when (epoch milliseconds); of a replay also where to."""
-
-    identity: Identity
-    done: str  # replayed, dropped
-    at_ms: int
-    to: Position | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A letter as it stands in the topic. `stands_in`: the topic's partition."""
-
-    identity: Identity
-    topic: str
-    reason: str
-    error: str
-    at_ms: int
-    in_table: bool
-    value: bytes
-    stands_in: int
-
-
-@dataclass
-class Contents:
-    """Everything in the topic, by identity, the first of several copies."""
-
-    letters: dict[Identity, Stored] = field(default_factory=dict)
-    copies: dict[Identity, int] = field(default_factory=dict)
-    markers: dict[Identity, Marker] = field(default_factory=dict)
-    strangers: int = 0  # records that are neither
-    _arrived_from: dict[Position, Identity] = field(default_factory=dict)
-
-    def add(self, record: Stored | Marker | None) -> None:
-        if record is None:
-            self.strangers += 1
-        elif isinstance(record, Marker):
-            self.markers.setdefault(record.identity, record)
-            if record.to is not None:
-                self._arrived_from[record.to] = record.identity
-        else:
-            known = self.letters.setdefault(record.identity, record)
-            self.copies[record.identity] = self.copies.get(record.identity, 0) + 1
-            if record.in_table and not known.in_table:
-                self.letters[record.identity] = record
-
-    def returns(self, identity: Identity) -> int:
-        """How often the event was replayed before it came to be this letter."""
-        passed = {identity}
-        before = self._arrived_from.get(Position(*identity[:3]))
-        while before is not None and before not in passed:  # only a forged marker makes a circle
-            passed.add(before)
-            before = self._arrived_from.get(Position(*before[:3]))
-        return len(passed) - 1
-
-    def open(self) -> Iterator[Stored]:
-        """Letters that nothing was done with."""
-        return (each for each in self.letters.values() if each.identity not in self.markers)
+_MOST_MESSAGES = 1000
+_BITE_BYTES = 1 << 20
+_PREFETCH_KIB = 8 * 1024
+_SKIPPED = 2000  # records between two wanted ones: to read over more than that is to seek
+_MOST = (1 << 63) - 1
 
 
 def read_record(
-    value: bytes | None, headers: Mapping[str, str | bytes | None], stands_in: int
+    value: bytes | None,
+    headers: Mapping[str, str | bytes | None],
+    stands_at: tuple[int, int] = (0, 0),
 ) -> Stored | Marker | None:
     """A record of the topic, or None when it is not one of ours."""
 
@@ -113,7 +41,10 @@ def read_record(
         return given if isinstance(given, str) else given.decode("utf-8", "backslashreplace")
 
     def number(name: str) -> int:
-        return int(text(name))
+        given = int(text(name))
+        if not 0 <= given <= _MOST:
+            raise ValueError(name)
+        return given
 
     try:
         identity = Identity(text("topic_id"), number("partition"), number("offset"), number("line"))
@@ -131,7 +62,7 @@ def read_record(
             at_ms=number("at"),
             in_table=text("in_table") == "1",
             value=value,
-            stands_in=stands_in,
+            stands_at=stands_at,
         )
     except ValueError:
         return None
@@ -142,17 +73,19 @@ class Unreadable(Exception):
 
 
 class LetterTopic:
-    """Reads the dead-letter topic from its beginning, and on from there. Use it as a context."""
+    """Reads the topic from its beginning into `index`, and on from there. Use it as a context."""
 
     def __init__(self, settings: ConsumerSettings) -> None:
         self._topic = dead_letter_topic(settings.kafka_topic)
-        self.contents = Contents()
+        self.index = Index()
         self._next: dict[int, int] = {}  # partition -> the offset to read next
+        self._messages = 20
         self._consumer = Consumer(
             {
                 **reading(settings),
                 "group.id": f"{settings.kafka_group}.dead-letters",  # never joined
                 "auto.offset.reset": "earliest",
+                "queued.max.messages.kbytes": _PREFETCH_KIB,
                 "fetch.queue.backoff.ms": 10,
                 # an end is told by an empty answer, and a broker would wait half a second with it
                 "fetch.wait.max.ms": 20,
@@ -166,44 +99,106 @@ class LetterTopic:
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
+        self.index.close()
 
-    def read_on(self, progress: Callable[[int], None]) -> Contents:
+    def read_on(self, progress: Callable[[int, int], None]) -> Index:
         """Read to the end, from the beginning or from where the last reading ended. Raises
-        Unreadable. `progress` is told how many records were read."""
+        Unreadable. `progress` is told how many records were read, and of about how many."""
         try:
             found = self._consumer.list_topics(timeout=CALL_SECONDS).topics.get(self._topic)
             if found is None:
                 raise Unreadable(missing(self._topic))
             for partition in found.partitions:
                 self._next.setdefault(partition, OFFSET_BEGINNING)
+            of = sum(self._ahead(partition) for partition in self._next)
             # Assigned anew, each partition's end is told once more.
-            self._consumer.assign(
-                [TopicPartition(self._topic, at, offset) for at, offset in self._next.items()]
-            )
-            self._read_to_ends(progress)
+            self._assign(self._next)
+            unread, count = set(self._next), 0
+            while unread:
+                for message in self._more():
+                    partition, offset = message.partition(), message.offset()
+                    if message.error() is not None:  # it is the end
+                        unread.discard(partition)
+                        continue
+                    self.index.add(_record(message))
+                    self._next[partition] = offset + 1
+                    count += 1
+                progress(count, of)
         except KafkaException as error:
             raise Unreadable(f"reading {self._topic}: {error.args[0].str()}") from error
-        return self.contents
+        return self.index
 
-    def _read_to_ends(self, progress: Callable[[int], None]) -> None:
-        unread, count, heard_at = set(self._next), 0, time.monotonic()
-        while unread:
-            messages = self._consumer.consume(_AT_ONCE, _POLL_SECONDS)
-            if messages:
-                heard_at = time.monotonic()
-            elif time.monotonic() > heard_at + _SILENT_SECONDS:
+    def read_again(self, letters: Sequence[Listed]) -> dict[Identity, Stored]:
+        """The letters' records; without those that are not there any more. Raises Unreadable."""
+        found: dict[Identity, Stored] = {}
+        try:
+            for partition in sorted({letter.stands_at[0] for letter in letters}):
+                wanted = {
+                    letter.stands_at[1]: letter.identity
+                    for letter in letters
+                    if letter.stands_at[0] == partition
+                }
+                for record in self._read_again(partition, sorted(wanted)):
+                    # a topic that was made again has other letters there
+                    if record.identity == wanted[record.stands_at[1]]:
+                        found[record.identity] = record
+        except KafkaException as error:
+            raise Unreadable(f"reading {self._topic}: {error.args[0].str()}") from error
+        return found
+
+    def _read_again(self, partition: int, offsets: Sequence[int]) -> Iterator[Stored]:
+        left, position, last = list(reversed(offsets)), offsets[0], offsets[-1]
+        self._assign({partition: position})
+        while left:
+            messages = self._more(last - position + 1)
+            for message in messages:
+                if message.error() is not None:  # it is the end
+                    return
+                position = message.offset() + 1
+                while left and left[-1] < position:
+                    if left.pop() == message.offset():
+                        record = _record(message)
+                        if isinstance(record, Stored):
+                            yield record
+            if left and left[-1] - position > _SKIPPED:
+                position = left[-1]
+                self._assign({partition: position})
+
+    def _ahead(self, partition: int) -> int:
+        """How many offsets are left to be read."""
+        place = TopicPartition(self._topic, partition)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
+        return max(0, int(high - max(low, self._next[partition])))
+
+    def _assign(self, positions: Mapping[int, int]) -> None:
+        self._consumer.assign(
+            [TopicPartition(self._topic, at, offset) for at, offset in positions.items()]
+        )
+
+    def _more(self, most: int = _MOST_MESSAGES) -> list[Any]:
+        """What comes next, in Kafka's time; those that are errors are ends of partitions."""
+        deadline = time.monotonic() + _SILENT_SECONDS
+        while not (messages := self._consumer.consume(min(most, self._messages), _POLL_SECONDS)):
+            if time.monotonic() > deadline:
                 raise Unreadable(
                     f"reading {self._topic}: Kafka said nothing for {_SILENT_SECONDS:g} s"
                 )
-            for message in messages:
-                partition, error = message.partition() or 0, message.error()
-                if error is None:
-                    headers = dict(message.headers() or ())
-                    self.contents.add(read_record(message.value(), headers, partition))
-                    self._next[partition] = (message.offset() or 0) + 1
-                    count += 1
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unread.discard(partition)
-                elif error.fatal() or not error.retriable():
+        kept, size = list[Any](), 0
+        for message in messages:
+            error = message.error()
+            if error is None:
+                size += len(message.value() or b"")
+            elif error.code() != KafkaError._PARTITION_EOF:
+                if error.fatal() or not error.retriable():
                     raise KafkaException(error)
-            progress(count)
+                continue
+            kept.append(message)
+        if size:  # about a megabyte at a time
+            wanted = len(kept) * _BITE_BYTES // size
+            self._messages = max(1, min(_MOST_MESSAGES, wanted))
+        return kept
+
+
+def _record(message: Any) -> Stored | Marker | None:
+    place = (message.partition(), message.offset())
+    return read_record(message.value(), dict(message.headers() or ()), place)

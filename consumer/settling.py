@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -31,7 +31,7 @@ from consumer.dead_letters import (
     producer_settings,
 )
 from consumer.ledger import Source
-from consumer.letter_topic import Identity, Stored
+from consumer.letter_index import Identity, Listed
 
 _library_log = logging.getLogger("consumer.librdkafka.settling")
 _library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
@@ -97,11 +97,14 @@ class Settling:
         except KafkaException as error:
             raise Failed(_told(error.args[0])) from error
 
-    def settle(self, letters: Sequence[Stored], done: Settled) -> Outcome:
-        """Settle them all in one transaction, but for those that cannot be. Raises Failed."""
+    def settle(self, letters: Sequence[Listed], values: Mapping[Identity, bytes] | None) -> Outcome:
+        """Settle them all in one transaction, but for those that cannot be. Raises Failed.
+
+        `values`: what is put back on the topic, for each of them; None: they are dropped.
+        """
         outcome = Outcome()
         left = list(letters)
-        if done == "replayed":
+        if values is not None:
             for letter in letters:
                 if letter.identity.partition >= self._partitions:
                     outcome.refused[letter.identity] = (
@@ -110,7 +113,7 @@ class Settling:
         tries = _TRIES
         while left := [each for each in left if each.identity not in outcome.refused]:
             try:
-                refused = self._transaction(left, done)
+                refused = self._transaction(left, values)
             except KafkaException as error:
                 tries -= 1
                 if not self._aborted() or not tries:
@@ -125,15 +128,18 @@ class Settling:
             tries = _TRIES
         return outcome
 
-    def _transaction(self, letters: Sequence[Stored], done: Settled) -> dict[Identity, str]:
+    def _transaction(
+        self, letters: Sequence[Listed], values: Mapping[Identity, bytes] | None
+    ) -> dict[Identity, str]:
         """One try. Where letters are refused, it says which, and is not committed."""
         self._producer.begin_transaction()
         events = _Events()
-        if done == "replayed":
+        done: Settled = "dropped" if values is None else "replayed"
+        if values is not None:
             for letter in letters:
                 self._producer.produce(
                     self._topic,
-                    letter.value,
+                    values[letter.identity],
                     partition=letter.identity.partition,
                     on_delivery=events.answer(letter.identity),
                 )
@@ -143,11 +149,12 @@ class Settling:
         at_ms = int(time.time() * 1000)
         for letter in letters:
             identity, to = letter.identity, None
-            if done == "replayed":
+            if values is not None:
                 to = (self._topic_id, identity.partition, events.offsets[identity])
             source = Source("", letter.topic, identity.topic_id, identity.partition)
             headers = marker_headers(source, identity.offset, identity.line, done, at_ms, to)
-            self._producer.produce(self._dead, None, partition=letter.stands_in, headers=headers)
+            stands_in, _ = letter.stands_at
+            self._producer.produce(self._dead, None, partition=stands_in, headers=headers)
         self._commit()
         return {}
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from consumer import letters
+from consumer import letter_topic, letters
 from consumer.batch import Letter
 from consumer.config import ConsumerSettings, consumer_settings
 from consumer.dead_letters import KafkaDeadLetters
@@ -435,6 +435,53 @@ def test_what_the_topic_refuses_stays_and_the_others_go(
     assert f"partition 7, offset 4, line 0 stays: {small} has no partition 7" in said.err
     assert said.out.splitlines()[-1] == "2 letters replayed"
     assert [each.value for each in records(post.kafka, small)] == [b'{"n": 1}', b'{"n": 3}']
+
+
+def test_letters_are_read_again_by_their_place_a_page_at_a_time(
+    post: Post, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "AT_ONCE", 2)
+    monkeypatch.setattr(letter_topic, "_SKIPPED", 3)
+    wanted = (0, 1, 2, 9, 10, 39)
+    for partition in (2, 3):
+        post.write(
+            *(letter(n, reason="empty" if n in wanted else "refused") for n in range(40)),
+            partition=partition,
+        )
+    found = listed(post, capsys, "--reason", "empty")
+    assert sorted((str(each["value"]), each["partition"]) for each in found) == sorted(
+        (f'{{"n": {n}}}', partition) for n in wanted for partition in (2, 3)
+    )
+    assert post.run("replay", "--reason", "empty", "--yes") == 0
+    assert sorted(post.events()) == sorted(
+        (partition, b'{"n": %d}' % n) for n in wanted for partition in (2, 3)
+    )
+    assert len(post.markers()) == 2 * len(wanted)
+
+
+def test_what_changes_between_the_question_and_the_answer(
+    post: Post, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A letter leaves its topic, one is found in the table, one is dropped, and one comes."""
+
+    def agreed(_: str) -> bool:
+        start = TopicPartition(post.dead, 1, 1)
+        post.kafka.admin().delete_records([start])[start].result(30)
+        post.write(letter(2, in_table=True), letter(5))
+        assert post.run("drop", "--reason", "empty", "--yes") == 0
+        return True
+
+    post.write(letter(1), letter(2), letter(3, reason="empty"), letter(4))
+    monkeypatch.setattr(letters, "_agreed", agreed)
+    assert post.run("replay") == 1
+    said = capsys.readouterr()
+    assert "4 letters will be put back" in said.out
+    assert "1 letter settled by another run meanwhile" in said.out
+    assert "1 letter in the table already" in said.out
+    assert said.out.splitlines()[-1] == "1 letter replayed"
+    assert "offset 1, line 0 stays: it is not in the topic of the dead letters any more" in said.err
+    assert post.events() == [(3, b'{"n": 4}')]
+    assert sorted(str(each["offset"]) for each in listed(post, capsys)) == ["2", "5"]
 
 
 # --- runs that are killed, and runs beside each other --------------------------------------------
