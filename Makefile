@@ -2,7 +2,7 @@
 # and a part of the tests need Java 17 and Maven too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long bench chaos sim exhaustive mutants check lint format test-matrix clean clean-data
+.PHONY: help run test test-long coverage bench chaos sim exhaustive mutants mutmut check lint format test-matrix clean clean-data
 
 PYTHON ?= python3
 KAFKA ?= embedded
@@ -14,6 +14,7 @@ MINUTES ?= 10
 SEED ?= 1
 CHAOS ?=
 MATRIX ?= 2.1.1 3.6.0
+CORE := assignment batch commands ledger mending partition recovery retry share
 # The old engines run one statement at a time, the oldest a process a statement: of the layout's tests
 # they get those that exactly-once stands on.
 MATRIX_LAYOUT := $(addprefix tests/contract/test_layout.py::test_,a_row_is_converted_and_stamped \
@@ -37,6 +38,11 @@ test: $(READY) ## all tests but the long ones; TESTS='tests/unit -k name' for so
 
 test-long: $(READY) ## the tests that take minutes each
 	$(BIN)/python -m pytest -m long --timeout 1200 $(TESTS)
+
+# What hypothesis meets differs from run to run; the unit tests alone have to reach every branch.
+coverage: $(READY) ## do the unit tests take every branch of the pure core?
+	$(BIN)/python -m pytest -q tests/unit/consumer $(CORE:%=--cov=consumer.%) --cov-branch \
+		--cov-report=term-missing --cov-fail-under=100
 
 check: lint test ## format, lint, types, tests: what CI runs
 
@@ -71,6 +77,9 @@ exhaustive: $(READY) ## every order of events in small scopes, by search; about 
 
 mutants: $(READY) ## each rule of the protocol switched off: does a named test turn red?
 	$(BIN)/python -m tests.mutants
+
+mutmut: $(READY) ## each expression of the pure core changed in turn: the share that its tests notice
+	$(UV) run --frozen --with mutmut==3.8.1 python -m tests.mutants.each_line
 
 bench: $(READY) ## the benchmark, as a table and as JSON; BENCH=--help for its options
 	$(BIN)/python -m tests.bench $(BENCH)

@@ -373,6 +373,13 @@ def test_on_a_stop_a_mend_goes_no_further_than_its_piece() -> None:
     assert owner.after(100) == []
 
 
+def test_on_a_stop_a_piece_that_is_still_read_is_not_announced() -> None:
+    owner, _ = mending(mark(0, 8))
+    owner.partition.stop()
+    assert owner.read(0, 4) == []
+    assert owner.partition.at_rest
+
+
 def test_on_a_stop_no_restore_is_begun() -> None:
     owner, _ = mending(mark(0, 4), covered(0, 4))
     owner.partition.stop()
