@@ -32,10 +32,18 @@ from consumer.partition import Limits, Now, Partition, Phase
 from consumer.recovery import Commit
 from consumer.retry import Backoff
 from consumer.share import BadShare
-from tests.exhaustive.scope import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS, Scope
+from tests.exhaustive.scope import (
+    COMMIT_TIMEOUT_SECONDS,
+    DEADLINE_SECONDS,
+    GOOD,
+    MAX_SECONDS,
+    VIEW,
+    Scope,
+)
 
-TOPIC_ID = "topic-id"
-SOURCE = Source("cluster", "events", TOPIC_ID, 0)
+TOPIC_IDS = ("topic-id", "topic-id-2")
+SOURCES = tuple(Source("cluster", "events", topic_id, 0) for topic_id in TOPIC_IDS)
+TOPIC = 16  # the table's offsets of a topic made again begin here
 NOW = 1000.0
 NOW_MS = 1_000_000
 _FRESH_MS = 998  # added to the clock while a core acts: what it writes now can be told by it
@@ -67,8 +75,8 @@ class Info(NamedTuple):
     waits: bool
     position: int | None
     unread: int | None
-    hungry: bool  # would begin a new batch
-    ahead: bool  # would read a batch ahead of the one in flight
+    hungry: bool  # would begin a new batch, if there is something to read
+    ahead: bool  # would read a batch ahead of the one in flight, if there is one
     at_rest: bool
     stopping: bool
 
@@ -89,8 +97,8 @@ class Cores:
             refusal=Backoff(0.0, 0.0),
         )
         self._values = [
-            None if part == "." else f"{offset}/{part}".encode()
-            for offset, part in enumerate(scope.log)
+            [_record(topic * TOPIC + offset, kind) for offset, kind in enumerate(log)]
+            for topic, log in enumerate(scope.logs)
         ]
         self._raw: list[Partition] = []  # after a step, with what it wrote not named yet
         self._named: dict[tuple[int, int], int] = {}
@@ -104,25 +112,31 @@ class Cores:
 
     # --- steps -------------------------------------------------------------------------------
 
-    def begin(self, commit: Commit, version: int) -> tuple[int, tuple[Command, ...]]:
-        return self._step((-1, "begin", commit, version), lambda c, now: c.begin(commit, now))
+    def begin(self, commit: Commit, topic: int, version: int) -> tuple[int, tuple[Command, ...]]:
+        """`topic`: the one that the consumer knows of."""
+        return self._step(
+            (-1 - topic, "begin", commit, version), lambda c, now: c.begin(commit, now)
+        )
 
     def on(self, number: int, event: Event, version: int) -> tuple[int, tuple[Command, ...]]:
         return self._step((number, "on", event, version), lambda c, now: c.on(event, now))
 
-    def read(self, number: int, end: int, version: int) -> tuple[int, tuple[Command, ...]]:
-        """Records up to `end`; what is then read and not closed is old enough to be closed."""
+    def read(
+        self, number: int, topic: int, end: int, version: int
+    ) -> tuple[int, tuple[Command, ...]]:
+        """Records of what is the topic now, up to `end`; what is then read and not closed is old
+        enough to be closed."""
 
         def act(core: Partition, now: Now) -> list[Command]:
             first = core.position
             assert first is not None
-            values = self._values[first:end]
+            values = self._values[topic][first:end]
             commands = core.records(Records(range(first, end), values, end, 0), now)
             if core.phase is Phase.READING and core.filling:
                 commands += core.tick(now, 0.0)
             return commands
 
-        return self._step((number, "read", end, version), act)
+        return self._step((number, "read", topic, end, version), act)
 
     def tick(
         self, number: int, version: int, *, late: bool = False
@@ -147,7 +161,7 @@ class Cores:
         """The same core after time has passed: `seconds` on its clock, `ms` on the wall's."""
         key = (number, "later", seconds, ms)
         if key not in self._steps:
-            moved = _rewritten(self._objects[number], _Shift(seconds, ms, self._oldest_ms, 0))
+            moved = self._moved(self._objects[number], _Shift(seconds, ms, self._oldest_ms, 0))
             self._steps[key] = self._number(moved), ()
         return self._steps[key][0]
 
@@ -159,9 +173,15 @@ class Cores:
         return self._named[key]
 
     def _copy(self, core: Partition, fresh: int = 0) -> Partition:
-        copy: Partition = _rewritten(core, _Shift(0, 0, self._oldest_ms, fresh))
-        if copy.planned:
-            vars(copy)["_commit"] = None  # only a plan looks at it
+        return self._moved(core, _Shift(0, 0, self._oldest_ms, fresh))
+
+    def _moved(self, core: Partition, by: _Shift) -> Partition:
+        copy: Partition = _rewritten(core, by)
+        state = vars(copy)
+        if copy.phase is not Phase.PLANNING:
+            state["_commit"] = None  # only a plan looks at it, and after a wait at another
+        if not state["_replays"] and all(replay is None for _, replay in state["_ready"]):
+            state["_planned_at"] = NOW  # it says how old a replay's plan is
         return copy
 
     def _step(
@@ -175,7 +195,7 @@ class Cores:
         rows_version(key[-1] if isinstance(key[-1], int) else 1)
         now = Now(NOW, NOW_MS + _FRESH_MS)
         if key[0] < 0:
-            core = Partition(SOURCE, self._limits, now)
+            core = Partition(SOURCES[-1 - key[0]], self._limits, now)
         else:
             core = self._copy(self._objects[key[0]])
         commands = tuple(act(core, now))
@@ -204,7 +224,6 @@ class Cores:
             idle, piece = False, mending.segment
             if piece is not None and position is not None:
                 unread = min(piece.end, position + self._scope.batch_rows)
-        room = 0 if position is None else self._scope.end - position
         stopping = state["_stopping"]
         return Info(
             phase=core.phase,
@@ -214,20 +233,35 @@ class Cores:
             and (
                 again is not None
                 or (core.phase is Phase.WAITING and state["_quiet_at"] <= NOW)
+                # its prepare is answered, and the topic's id was not heard in time
+                or (core.phase is Phase.PREPARING and state["_flight"].deadline <= NOW)
                 # read ahead and not full, for a tombstone is no row: it is closed by its age
                 or (core.phase is Phase.READING and core.filling and mending is None and not ready)
             ),
             waits=core.phase is Phase.WAITING and state["_quiet_at"] > NOW,
             position=position,
             unread=None if stopping else unread,
-            hungry=core.phase is Phase.READING and idle and room > 0 and not stopping,
-            ahead=core.phase is Phase.INSERTING
-            and idle
-            and room >= self._scope.batch_rows
-            and not stopping,
+            hungry=core.phase is Phase.READING and idle and not stopping,
+            ahead=core.phase is Phase.INSERTING and idle and not stopping,
             at_rest=core.at_rest,
             stopping=stopping,
         )
+
+
+def base(topic_id: str) -> int:
+    """What the table's offsets of this topic begin with."""
+    return TOPIC * TOPIC_IDS.index(topic_id)
+
+
+def _record(offset: int, kind: str) -> bytes | None:
+    """The table's offset, the ClickHouse partition, what is wrong."""
+    if kind == ".":
+        return None
+    if kind in GOOD:
+        return f"{offset}/{kind}/".encode()
+    if kind in VIEW:
+        return f"{offset}/{GOOD[VIEW.index(kind)]}/v".encode()
+    return f"{offset}//{kind}".encode() + (b"\xff" if kind == "u" else b"")
 
 
 def rows_version(version: int) -> None:

@@ -14,49 +14,48 @@ from typing import Any
 from consumer.commands import Answer, InsertAnswered, Outcome, ReadFailed
 from tests.exhaustive import server as model
 from tests.exhaustive.cores import LATE_MS, decoded
-from tests.exhaustive.passing import later
-from tests.exhaustive.scope import JUMPS_PER_PAUSE
-from tests.exhaustive.state import Consumer, World, put
+from tests.exhaustive.passing import later, started
+from tests.exhaustive.pool import Pool
+from tests.exhaustive.scope import JUMP, JUMPS_PER_PAUSE
+from tests.exhaustive.state import World, put
 from tests.exhaustive.world import Rules
 
 Found = tuple[str, int | None, Any, Callable[[], World]]
 
 
-def faults(rules: Rules, world: World) -> Iterator[Found]:
+def faults(rules: Rules, pool: Pool, world: World) -> Iterator[Found]:
     """What, to whom, in what detail, and the world after it."""
     for fault in rules.scope.faults:
         yield from _FAULTS[fault](rules, world)
+    if "letters fail" in rules.scope.faults:
+        yield from _letters_fail(rules, pool, world)
 
 
 def _it(world: World) -> World:
     return world
 
 
-def _up(world: World) -> Iterator[tuple[int, Consumer]]:
-    return ((i, c) for i, c in enumerate(world.consumers) if c.up)
-
-
 def _rebalance(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.owner and c.core >= 0:
             yield "the partition is revoked", i, "", partial(rules.revoke, world, i)
 
 
 def _kick(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.owner:
             kicked = put(world, i, c._replace(member=False, owner=False, strays=()))
             yield "session times out, it does not know", i, "", partial(_it, kicked)
 
 
 def _crash(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.owner or c.core >= 0 or c.jobs:
             yield "crashes", i, "", partial(rules.crash, world, i)
 
 
 def _commit_unknown(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.wire and c.wire[0].answer is None:
             request = c.wire[0]
             strays = tuple(sorted((*c.strays, request))) if c.member else c.strays
@@ -68,7 +67,7 @@ def _commit_unknown(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _commit_unanswered(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.wire and c.wire[0].answer is None and c.member:
 
             def unanswered(i: int = i) -> World:
@@ -80,7 +79,7 @@ def _commit_unanswered(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _commit_refused(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.wire and c.wire[0].answer is None and c.member:
 
             def refused(i: int = i, *, applied: bool = False) -> World:
@@ -98,7 +97,7 @@ def _commit_refused(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _leave_lost(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.leaving and c.member:
             yield (
                 "leaves, and the group does not hear it", i, "",
@@ -107,7 +106,7 @@ def _leave_lost(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _insert_unanswered(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         for job in c.jobs:
             if job.running is not None:
                 orphans = tuple(sorted((*world.server.orphans, job.running)))
@@ -120,7 +119,7 @@ def _insert_unanswered(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _insert_throws(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         for job in c.jobs:
             if job.running is not None:
                 for outcome in (Outcome.FAILED, Outcome.REFUSED):
@@ -146,8 +145,7 @@ def _restart(rules: Rules, world: World) -> Iterator[Found]:
 
             def restarted(lies: bool = lies) -> World:
                 after = _crashed(rules, world, lies=lies)
-                server = after.server._replace(up=True, started_ms=LATE_MS)
-                return later(rules, after._replace(server=server), 0.0, 1000)
+                return started(rules, after)
 
             yield (
                 "server is restarted, nobody sees it away", None,
@@ -158,7 +156,7 @@ def _restart(rules: Rules, world: World) -> Iterator[Found]:
 def _crashed(rules: Rules, world: World, *, lies: bool) -> World:
     jobs = [(i, j) for i, c in enumerate(world.consumers) for j in c.jobs if j.running is not None]
     running = [j.running for _, j in jobs if j.running is not None]
-    server = model.crash(world.server, [*world.server.orphans, *running], lies=lies)
+    server = model.crash(world.server, [*world.server.orphans, *running], rules.scope, lies=lies)
     world = world._replace(server=server)
     for i, job in jobs:
         world = rules.answer(world, i, job, InsertAnswered(Outcome.FAILED, "connection reset"))
@@ -166,9 +164,10 @@ def _crashed(rules: Rules, world: World, *, lies: bool) -> World:
 
 
 def _read_fails(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         for job in c.jobs:
-            if job.read or job.stamps or job.sift or (job.restore and job.mine):
+            read = job.read or job.stamps or job.sift or job.isolate
+            if read or (job.restore and job.mine):
                 yield (
                     "its read of the table fails", i, "",
                     partial(rules.answer, world, i, job, ReadFailed("modelled")),
@@ -179,7 +178,7 @@ def _reset(rules: Rules, world: World) -> Iterator[Found]:
     """Everyone is out of the group, dead or not knowing it. Inserts may still be running."""
     if world.reset and not rules.scope.resets_again:
         return
-    offset, end = world.offset, rules.scope.end
+    offset, end = world.offset, world.high
     further = min(end, (offset or 0) + 1)
     moves: list[tuple[int | None, str | None]] = [
         (None, None),
@@ -191,8 +190,8 @@ def _reset(rules: Rules, world: World) -> Iterator[Found]:
     if rules.scope.foreign_alike:
         moves = [m for m in moves if m[0] is None or decoded(*m) is not None] or [(None, None)]
     for killed in (False, True):
-        after = world._replace(ghosts=(), reset=True)
-        for i, c in _up(world):
+        after = world._replace(ghosts=(), reset=world.left > 0)
+        for i, c in enumerate(world.consumers):
             if killed:
                 after = rules.crash(after, i)
             else:
@@ -206,14 +205,15 @@ def _reset(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _trim(rules: Rules, world: World) -> Iterator[Found]:
-    for low in range(world.low + 1, rules.promises.landed_to(world.server) + 1):
-        trimmed = world._replace(low=low, trimmed=True)
+    for low in range(world.low + 1, rules.promises.landed_to(world) + 1):
+        trimmed = world._replace(low=low)
         yield "the log is trimmed", None, low, partial(_it, trimmed)
 
 
 def _pause(rules: Rules, world: World) -> Iterator[Found]:
-    paused = world._replace(jumps=world.jumps + JUMPS_PER_PAUSE)
-    yield "nobody may move for a while", None, "", partial(_it, paused)
+    """What is done between its beginning and its first jump could as well be done before it."""
+    paused = world._replace(jumps=world.jumps + JUMPS_PER_PAUSE - 1)
+    yield "nobody moves, time passes", None, "", partial(later, rules, paused, JUMP, 0)
 
 
 def _window(rules: Rules, world: World) -> Iterator[Found]:
@@ -232,18 +232,53 @@ def _window(rules: Rules, world: World) -> Iterator[Found]:
 
 
 def _stop(rules: Rules, world: World) -> Iterator[Found]:
-    for i, c in _up(world):
+    for i, c in enumerate(world.consumers):
         if c.core >= 0 and not rules.cores.info[c.core].stopping:
             stopped = put(world, i, c._replace(core=rules.cores.stop(c.core)))
             yield "is told to stop", i, "", partial(_it, stopped)
 
 
 def _rebuild(rules: Rules, world: World) -> Iterator[Found]:
-    running = [j for c in world.consumers for j in c.jobs if j.running is not None]
-    if world.server.up and not running and not world.server.orphans:
-        for part in sorted({entry.part for entry in world.server.table}):
-            rebuilt = world._replace(server=model.rebuild(world.server, part))
-            yield "somebody rebuilds the view of a partition", None, part, partial(_it, rebuilt)
+    """From the moment at which it holds new inserts."""
+    server = world.server
+    if server.up and not server.hold:
+        for part in sorted({entry.part for entry in server.table}):
+            held = world._replace(server=server._replace(hold=part))
+            yield "somebody rebuilds the view of a partition", None, part, partial(_it, held)
+
+
+def _view_mended(rules: Rules, world: World) -> Iterator[Found]:
+    if world.server.strict:
+        mended = world._replace(server=world.server._replace(strict=False))
+        yield "the view is mended", None, "", partial(_it, mended)
+
+
+def _letters_fail(rules: Rules, pool: Pool, world: World) -> Iterator[Found]:
+    failed = ReadFailed("modelled")
+    for i, c in enumerate(world.consumers):
+        for job in c.jobs:
+            if job.letters:
+                refused = partial(rules.answer, world, i, job, failed)
+                yield "its letters are refused", i, "", refused
+                written = partial(pool.write, world, i, job, failed)
+                yield "its letters are written, and not acknowledged", i, "", written
+
+
+def _recreate(rules: Rules, world: World) -> Iterator[Found]:
+    """The group's commits go with it, sooner or later. Its members do not notice by themselves."""
+    if world.topic == 0:
+        made = world._replace(topic=1, low=0, high=len(rules.scope.remade))
+        empty = made._replace(high=0)
+        for i, c in enumerate(made.consumers):
+            if c.seen:
+                empty = put(empty, i, c._replace(seen=False))
+        gone = empty._replace(offset=None, metadata=None)
+        for what, after in (
+            ("and is empty", gone),
+            ("and has grown", gone._replace(high=made.high)),
+            ("and has grown, its commits are still there", made),
+        ):
+            yield "the topic is deleted and made again", None, what, partial(_it, after)
 
 
 _FAULTS: dict[str, Callable[[Rules, World], Iterator[Found]]] = {
@@ -259,10 +294,13 @@ _FAULTS: dict[str, Callable[[Rules, World], Iterator[Found]]] = {
     "server crash": _server_crash,
     "restart": _restart,
     "read fails": _read_fails,
+    "letters fail": lambda rules, world: iter(()),
+    "view mended": _view_mended,
     "reset": _reset,
     "trim": _trim,
     "pause": _pause,
     "window": _window,
     "stop": _stop,
     "rebuild": _rebuild,
+    "recreate": _recreate,
 }

@@ -24,24 +24,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from consumer.commands import (
-    Answer,
-    CoverageRead,
-    Event,
-    InsertAnswered,
-    Outcome,
-    ReadFailed,
-    Restored,
-    Sifted,
-    StampsRead,
-)
-from tests.exhaustive import server as model
-from tests.exhaustive.cores import LATE_MS, NOW
+from consumer.commands import Answer
 from tests.exhaustive.faults import faults
-from tests.exhaustive.passing import later
+from tests.exhaustive.passing import later, replaced, started
+from tests.exhaustive.pool import Pool, runs
 from tests.exhaustive.scope import JUMP
 from tests.exhaustive.server import Running
-from tests.exhaustive.state import Consumer, Job, Sifting, World, add, put, remove, unsent
+from tests.exhaustive.state import Consumer, Job, World, put, remove, unsent
 from tests.exhaustive.world import Rules
 
 # The order in which a calm world does what can be done: first what others wait for.
@@ -63,6 +52,7 @@ class Move(NamedTuple):
 class Moves:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self._pool_of = Pool(rules)
 
     def of(self, world: World) -> list[Move]:
         out = _Collected(self._rules)
@@ -74,7 +64,8 @@ class Moves:
             self._pool(out, world, i, c)
         self._time(out, world)
         if world.left:
-            for what, who, detail, make in faults(self._rules, world._replace(left=world.left - 1)):
+            less = world._replace(left=world.left - 1)
+            for what, who, detail, make in faults(self._rules, self._pool_of, less):
                 out.add(what, who, NEVER, make, detail=detail, fault=True)
         return out.moves
 
@@ -92,18 +83,20 @@ class Moves:
                 after = world._replace(ghosts=tuple(sorted((*rest, left))))
                 out.add("a dead member's commit is applied", None, NEVER,
                         rules.apply, after, stray, None, detail=stray.offset)  # fmt: skip
+        if world.high < len(rules.scope.logs[world.topic]):
+            grown = world._replace(high=len(rules.scope.logs[world.topic]))
+            out.add("the log grows", None, GROUP, _it, grown)
         owned = any(g.owner for g in world.ghosts) or any(c.owner for c in world.consumers)
         for i, c in enumerate(world.consumers):
-            if not c.up:
-                started = put(world, i, Consumer(c.version, jobs=c.jobs))
-                out.add("starts", i, STARTS, _it, started)
-            elif not c.member:
+            if not c.member:
                 out.add("learns that it was kicked out", i, GROUP, rules.leave, world, i)
+            elif c.topic != world.topic:
+                out.add("learns that the topic is another", i, GROUP, rules.leave, world, i)
             elif c.leaving:
                 out.add("leaves the group, joins again", i, GROUP, rules.leave, world, i)
-            elif not owned and c.core < 0:
+            if c.member and not c.leaving and not owned and c.core < 0:
                 out.add("is assigned the partition", i, ASSIGNED, rules.assign, world, i)
-            if c.core >= 0 and c.up:
+            if c.core >= 0:
                 info = rules.cores.info[c.core]
                 if info.stopping and info.at_rest:
                     out.add("has stopped", i, GROUP, partial(rules.leave, world, i, ends=True))
@@ -111,11 +104,15 @@ class Moves:
     def _server(self, out: _Collected, world: World) -> None:
         server = world.server
         if not server.up:
-            up = server._replace(up=True, started_ms=LATE_MS)
-            out.add("server starts", None, STARTS,
-                    later, self._rules, world._replace(server=up), 0.0, 1000)  # fmt: skip
+            out.add("server starts", None, STARTS, started, self._rules, world)
+        if server.hold:
+            if server.up and not runs(world):
+                out.add("the rebuild replaces, and holds no longer", None, POOL,
+                        replaced, self._rules, world, detail=server.hold)  # fmt: skip
+            ends = world._replace(server=server._replace(hold=""))
+            out.add("the rebuild dies, and its hold ends", None, NEVER, _it, ends)
         for running in set(server.orphans):
-            out.add("server lands", None, LANDS, self._land_orphan, world, running,
+            out.add("server lands", None, LANDS, self._pool_of.land_orphan, world, running,
                     detail=_stage(running))  # fmt: skip
 
     def _commits(self, out: _Collected, world: World, i: int, c: Consumer) -> None:
@@ -148,38 +145,41 @@ class Moves:
         if c.leaving or info.position is None:
             return
         if info.unread is not None:
+            if info.unread > world.high:
+                return
             out.add("reads a replay's records", i, READS, rules.read, world, i, info.unread)
         elif info.hungry:
-            most = min(info.position + rules.scope.batch_rows, rules.scope.end)
+            most = min(info.position + rules.scope.batch_rows, world.high)
             for end in range(most, info.position, -1):
                 out.add("reads a batch", i, READS, rules.read, world, i, end,
                         detail=(info.position, end))  # fmt: skip
         elif info.ahead and any(unsent(job) and job.mine and not job.looked for job in c.jobs):
             end = info.position + rules.scope.batch_rows
+            if end > world.high:
+                return
             out.add("reads a batch ahead", i, NEVER, rules.read, world, i, end,
                     detail=(info.position, end))  # fmt: skip
 
     def _pool(self, out: _Collected, world: World, i: int, c: Consumer) -> None:
+        pool = self._pool_of
         for job in c.jobs:
             if job.answer is not None:
                 out.add("hears", i, HEARS, self._rules.hear, remove(world, i, job), i, job.answer,
                         detail=job.answer)  # fmt: skip
             elif job.running is not None:
-                out.add("server lands its insert's", i, LANDS, self._land, world, i, job,
+                out.add("server lands its insert's", i, LANDS, pool.land, world, i, job,
                         detail=_stage(job.running))  # fmt: skip
             elif unsent(job):
                 assert job.insert is not None
                 what = "sends its insert" if job.mine else "sends the insert of what it gave up"
-                out.add(what, i, POOL, self._send, world, i, job, detail=job.insert.token[:3])
+                out.add(what, i, POOL, pool.send, world, i, job, detail=job.insert.token[:3])
             elif job.restore is not None:
-                if not self._running(world):
+                if not runs(world):
                     what = "restores" if job.mine else "restores what it gave up"
-                    out.add(what, i, POOL, self._restore, world, i, job, detail=job.restore)
-            elif job.sift is not None:
-                out.add("sifts", i, POOL, self._answered, world, i, job, detail=job.sift)
+                    out.add(what, i, POOL, pool.restore, world, i, job, detail=job.restore)
             else:
-                out.add("reads stamps" if job.stamps else "reads the coverage", i, POOL,
-                        self._answered, world, i, job)  # fmt: skip
+                what, detail = _asked(job)
+                out.add(what, i, POOL, pool.answered, world, i, job, detail=detail)
 
     def _time(self, out: _Collected, world: World) -> None:
         info = self._rules.cores.info
@@ -201,94 +201,6 @@ class Moves:
         world = put(world, i, c._replace(wire=c.wire[1:]))
         return self._rules.hear_commit(world, i, request, answer)
 
-    def _answered(self, world: World, i: int, job: Job) -> World:
-        return self._rules.answer(
-            world, i, job, self._found(world, job, world.consumers[i].version)
-        )
-
-    def _found(self, world: World, job: Job, version: int) -> Event:
-        server = world.server
-        if not server.up:
-            return ReadFailed("down")
-        if job.sift is not None:
-            return self._sifted(world, job.sift, version)
-        if job.read is None:
-            assert job.insert is not None
-            return StampsRead(
-                model.missing(server, job.insert),
-                model.rebuilt_since(server, job.insert, job.since_ms),
-            )
-        read = job.read
-        return CoverageRead(
-            model.coverage(server, read.offset, read.since_ms, self._rules.scope, whole=read.whole)
-        )
-
-    def _sifted(self, world: World, sift: Sifting, version: int) -> Sifted:
-        landed = model.in_table(world.server)
-        batch = self._rules.batches[sift.batch]
-        parts = [model.part_of(line, version) for line in batch.lines()]
-        wanted = [
-            not landed & 1 << offset if sift.by_ids else part not in sift.landed
-            for offset, part in parts
-        ]
-        missing = batch.only(wanted) if any(wanted) else None
-        return Sifted(missing, frozenset(part for _, part in parts))
-
-    def _running(self, world: World) -> bool:
-        return bool(world.server.orphans) or any(
-            job.running is not None for c in world.consumers for job in c.jobs
-        )
-
-    def _restore(self, world: World, i: int, job: Job) -> World:
-        """At the moment at which it replaces: it holds new inserts, and lets those end that run."""
-        assert job.restore is not None
-        if not world.server.up:
-            return self._rules.answer(world, i, job, ReadFailed("down"))
-        task = job.restore
-        server = model.restore(world.server, task.first, task.end, task.partitions)
-        return self._rules.answer(world._replace(server=server), i, job, Restored())
-
-    def _send(self, world: World, i: int, job: Job) -> World:
-        """It looks whether the server was restarted, and at the deadline, and is sent."""
-        rules, server = self._rules, world.server
-        assert job.insert is not None
-        if not server.up:
-            return rules.answer(world, i, job, InsertAnswered(Outcome.UNSENT, "down"))
-        since = job.first_attempt_ms
-        lies = not rules.scope.mends_log
-        if not job.looked and since is not None and lies:
-            if server.started_ms >= since:
-                restarted = InsertAnswered(Outcome.RESTARTED, "restarted")
-                return rules.answer(world, i, job, restarted)
-            if world.left:  # the server can be restarted right after the look
-                return add(remove(world, i, job), i, job._replace(looked=True))
-        if job.deadline <= NOW:
-            late = InsertAnswered(Outcome.UNSENT, "its deadline has passed")
-            return rules.answer(world, i, job, late)
-        running = Running(job.insert, 0, NOW)
-        world = remove(world, i, job)
-        if job.mine:
-            return add(world, i, Job(True, running=running))
-        return self._orphan(world, running)
-
-    def _orphan(self, world: World, running: Running) -> World:
-        orphans = tuple(sorted((*world.server.orphans, running)))
-        return world._replace(server=world.server._replace(orphans=orphans))
-
-    def _land(self, world: World, i: int, job: Job) -> World:
-        assert job.running is not None
-        world, running = self._rules.land(world, job.running)
-        if running is None:
-            return self._rules.answer(world, i, job, InsertAnswered(Outcome.LANDED))
-        return add(remove(world, i, job), i, job._replace(running=running))
-
-    def _land_orphan(self, world: World, running: Running) -> World:
-        orphans = list(world.server.orphans)
-        orphans.remove(running)
-        world = world._replace(server=world.server._replace(orphans=tuple(orphans)))
-        world, still = self._rules.land(world, running)
-        return world if still is None else self._orphan(world, still)
-
 
 class _Collected:
     """The moves of one world. A broken promise is a move too, with no world after it."""
@@ -307,6 +219,18 @@ class _Collected:
         except AssertionError as error:
             wrong = str(error) or f"an assertion of the core: {error!r}"
             self.moves.append(Move(what, who, detail, fault, rank, None, wrong))
+
+
+def _asked(job: Job) -> tuple[str, Any]:
+    for what, detail in (
+        ("sifts", job.sift),
+        ("looks for bad lines", job.isolate),
+        ("writes letters", [letter.offset for letter in job.letters]),
+        ("asks for the topic's id", job.topic and job.topic.offset),
+    ):
+        if detail:
+            return what, detail
+    return ("reads stamps" if job.stamps else "reads the coverage"), ""
 
 
 def _it(world: World) -> World:

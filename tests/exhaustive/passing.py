@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from consumer.commands import InsertAnswered, Outcome, ReadCoverage
+from tests.exhaustive import server as model
 from tests.exhaustive.cores import NOW, moved_metadata, moved_ms
 from tests.exhaustive.scope import DEADLINE_SECONDS, MAX_SECONDS
 from tests.exhaustive.server import Running, Token
@@ -70,12 +71,17 @@ def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
             read, first_ms = job.read, job.first_attempt_ms
             if read is not None and read.since_ms is not None:
                 read = ReadCoverage(read.offset, aged(read.since_ms), read.whole)
+            asking = job.topic
+            if asking is not None:
+                moved_to = moved_metadata(asking.offset, asking.metadata, ms, oldest)
+                asking = asking._replace(metadata=moved_to or "")
             deadline = max(NOW, job.deadline - seconds) if unsent(job) else 0.0
             first_ms = None if first_ms is None else aged(first_ms)
             insert = job.insert and job.insert._replace(token=named(job.insert.token))
             jobs.append(
                 job._replace(
                     read=read,
+                    topic=asking,
                     deadline=deadline,
                     first_attempt_ms=first_ms,
                     insert=insert,
@@ -97,6 +103,24 @@ def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
             failed = InsertAnswered(Outcome.FAILED, "past max_execution_time")
             world = rules.answer(world, i, job, failed)
     return world
+
+
+def started(rules: Rules, world: World) -> World:
+    """The server comes up. What is announced from here on is later than that."""
+    up = world._replace(server=model.start(world.server, rules.scope))
+    return up if rules.scope.mends_log else later(rules, up, 0.0, 1000)
+
+
+def replaced(rules: Rules, world: World) -> World:
+    """Another's rebuild has put the view's ClickHouse partition in place, and holds no longer."""
+    server = world.server
+    server = model.rebuild(server, server.hold)._replace(hold="")
+    return rebuilt(rules, world._replace(server=server))
+
+
+def rebuilt(rules: Rules, world: World) -> World:
+    """What is announced from here on is later than the rebuild, where that is looked at."""
+    return later(rules, world, 0.0, 1000) if "rebuild" in rules.scope.faults else world
 
 
 def _aged(requests: tuple[Request, ...], ms: int, oldest: int) -> tuple[Request, ...]:

@@ -21,6 +21,8 @@ COMMIT_TIMEOUT_SECONDS = 1.0
 JUMPS_PER_PAUSE = 3
 WINDOW_ENTRIES = 20
 
+GOOD, BAD, VIEW = "ab", "uxy", "vw"  # kinds of records
+
 FAULTS = {
     "rebalance": "the owner is asked to give the partition up, and does",
     "kick": "the owner's session times out while it lives on",
@@ -34,18 +36,23 @@ FAULTS = {
     "server crash": "running inserts stop where they are, and the server is away",
     "restart": "the same, so quick that nobody sees it away",
     "read fails": "a read of the table gives no answer",
+    "letters fail": "dead letters are not acknowledged, and written or not",
+    "view mended": "the view takes what it could not",
     "reset": "the group is emptied, by crashes or by timeouts, and its offset moved",
     "trim": "the log loses records that have landed",
     "pause": f"{JUMPS_PER_PAUSE} times, time passes while nobody moves",
     "window": "time passes, and a part of the deduplication window: just more than its half",
     "stop": "a consumer is told to stop",
-    "rebuild": "the view of a ClickHouse partition is rebuilt, for another's sake",
+    "rebuild": "another rebuilds the view of a ClickHouse partition, and holds inserts for it",
+    "recreate": "the topic is deleted and made again, with other records",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Scope:
-    """`log`: a letter a record, its ClickHouse partition; '.' for a tombstone.
+    """`log`: a letter a record. 'a', 'b': its ClickHouse partition; '.': a tombstone. Bad ones:
+    'u' is not UTF-8; 'x' cannot be read, 'y' not be taken, by the table; 'v', 'w': the table takes
+    it in 'a', in 'b', the view does not. `remade`: the log of a topic that is made again.
     `versions`: of each consumer's rows' rules. `fresh`: the group has never committed.
     `window_seconds` None: the deduplication window counts entries only; `window_part` of it passes
     in one fault. `foreign_alike`: commits that are not ours are one, whatever they say.
@@ -53,6 +60,7 @@ class Scope:
 
     name: str
     log: str = "abab"
+    remade: str = "ba"
     consumers: int = 2
     batch_rows: int = 2
     faults: tuple[str, ...] = ()
@@ -66,8 +74,12 @@ class Scope:
     resets_again: bool = False
 
     @property
-    def end(self) -> int:
-        return len(self.log)
+    def logs(self) -> tuple[str, str]:
+        return self.log, self.remade
+
+    @property
+    def has_bad(self) -> bool:
+        return any(kind in BAD + VIEW for kind in self.log + self.remade)
 
     @property
     def window_part_entries(self) -> int:
@@ -78,5 +90,5 @@ class Scope:
         """How far back the wall's clock is looked at: not at all, where no attempt grows old."""
         if self.window_seconds is not None:
             return int(1200 * self.window_seconds)
-        ages = not self.mends_log or "window" in self.faults
+        ages = not self.mends_log or "window" in self.faults or "rebuild" in self.faults
         return 1000 * (self.together + 1) if ages else 0

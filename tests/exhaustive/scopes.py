@@ -45,4 +45,6 @@ QUICK = (
     Scope("quick: a lying log", log="ab", faults=("crash", *_SERVER), mends_log=False),
     Scope("quick: a window", log="ab", faults=("window", "crash")),
     Scope("quick: a rebuild", log="ab", faults=("rebuild", "crash", "insert throws")),
+    Scope("quick: bad rows", log="avx", faults=("crash", "letters fail", "insert unanswered")),
+    Scope("quick: made again", log="a", remade="b", faults=("recreate", "crash"), together=2),
 )

@@ -1,9 +1,12 @@
-"""Breadth-first search of all worlds of a scope, and the shortest schedule to a broken promise.
+"""Search of all worlds of a scope, and the shortest schedule to a broken promise.
 
-Worlds are packed into numbers and visited once. For each the search keeps where it came from, and
-the one move that a calm world would make next: a fixed order of moves without faults. Once all are
-visited, each of them must come to its end by calm moves alone: everything landed and committed, or
-stopped for a cause. So no reachable world is stuck, whatever happened before.
+Worlds are packed into numbers and visited once, those with fewer faults before those with more,
+and of those the nearer before the farther. So a broken promise is shown with the fewest faults that
+it takes; and a world that was already seen with more faults to come is not visited with less.
+
+For each the search keeps where it came from, and the one move that a calm world would make next: a
+fixed order of moves without faults. Once all are visited, each of them must come to its end by calm
+moves alone: everything landed and committed. So no reachable world is stuck, whatever happened.
 
 A schedule is told by walking the shortest way again, with consumers that keep their names.
 """
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tests.exhaustive.cores import decoded, moved_metadata
 from tests.exhaustive.moves import NEVER, Move, Moves
-from tests.exhaustive.scope import Scope
+from tests.exhaustive.scope import JUMPS_PER_PAUSE, Scope
 from tests.exhaustive.state import Packing, World
 from tests.exhaustive.world import Rules
 
@@ -48,6 +51,8 @@ class Search:
         self._packing = Packing()
         self._before: dict[int, int] = {}
         self._calm: dict[int, int] = {}  # 0: at its end
+        self._to_do: list[list[int]] = [[] for _ in range(scope.together + 1)]  # by faults left
+        self._more = _budgets(scope)
 
     def run(
         self, seconds: float = 600.0, most: int = 5_000_000, progress: Progress | None = None
@@ -56,38 +61,38 @@ class Search:
         found = Found(self._scope)
         first = self._packing.pack(self._rules.first())
         self._before[first] = 0
-        frontier = [first]
-        while frontier and not found.wrong:
-            following: list[int] = []
-            for n, packed in enumerate(frontier):
-                wrong = self._visit(packed, following)
-                if wrong is not None:
-                    found.wrong = wrong.wrong
-                    found.schedule = self._told(packed, wrong)
-                    break
-                if n % 500 == 0:
-                    passed = time.monotonic() - began
-                    if progress is not None:
-                        progress(len(self._before), len(frontier) - n + len(following),
-                                 found.depth, passed)  # fmt: skip
-                    if passed > seconds or len(self._before) > most:
-                        following.clear()
-                        break
-            else:
-                found.depth += 1
-                frontier = following
-                continue
-            break
-        else:
-            found.complete = not found.wrong
-            if found.complete:
-                self._all_end(found)
+        self._to_do[self._scope.together] = [first]
+        visited = 0
+        for left in range(self._scope.together, -1, -1):
+            depth = 0
+            while self._to_do[left]:
+                frontier, self._to_do[left] = self._to_do[left], []
+                for packed in frontier:
+                    wrong = self._visit(packed)
+                    if wrong is not None:
+                        found.wrong = wrong.wrong
+                        found.schedule = self._told(packed, wrong)
+                        return self._ended(found, began)
+                    visited += 1
+                    if visited % 500 == 0:
+                        passed = time.monotonic() - began
+                        if progress is not None:
+                            progress(visited, len(self._before) - visited, found.depth, passed)
+                        if passed > seconds or visited > most:
+                            return self._ended(found, began)
+                depth += 1
+                found.depth = max(found.depth, depth)
+        found.complete = True
+        self._all_end(found)
+        return self._ended(found, began)
+
+    def _ended(self, found: Found, began: float) -> Found:
         found.states = len(self._before)
         found.cores = len(self._rules.cores)
         found.seconds = time.monotonic() - began
         return found
 
-    def _visit(self, packed: int, following: list[int]) -> Move | None:
+    def _visit(self, packed: int) -> Move | None:
         """Take every move; the first that breaks a promise is returned."""
         world = self._packing.unpack(packed)
         before, pack = self._before, self._packing.pack
@@ -97,12 +102,32 @@ class Search:
                 return move
             after = pack(move.world)
             if after not in before:
-                before[after] = packed
-                following.append(after)
+                more = self._with_more(after)
+                if more:
+                    after = more
+                else:
+                    before[after] = packed
+                    self._to_do[move.world.left].append(after)
             if move.rank < calmest and after != packed:
                 calm, calmest = after, move.rank
         self._calm[packed] = 0 if self._rules.done(world) else calm
         return None
+
+    def _as_much(self, packed: int, other: int) -> bool:
+        """Whether the other is the same world with more that can still go wrong."""
+        budget = packed % Packing.BUDGET
+        return packed - budget == other - other % Packing.BUDGET and (
+            other % Packing.BUDGET in self._more[budget]
+        )
+
+    def _with_more(self, packed: int) -> int:
+        """The same world where more can still go wrong, if it was seen: all that can happen in this
+        one can happen there. 0 if there is none."""
+        budget = packed % Packing.BUDGET
+        for other in self._more[budget]:
+            if packed - budget + other in self._before:
+                return packed - budget + other
+        return 0
 
     def _all_end(self, found: Found) -> None:
         """Follow the calm moves of each world; what ends is not followed twice."""
@@ -147,10 +172,30 @@ class Search:
 
     def _tell(self, lines: list[str], world: World, to: int) -> World:
         for move in self._moves.of(world):
-            if move.world is not None and self._packing.pack(move.world) == to:
+            if move.world is None:
+                continue
+            after = self._packing.pack(move.world)
+            if after == to or self._as_much(after, to):
                 lines.append(f"{len(lines) + 1:3} {told(move)}")
-                return move.world
+                budget = to % Packing.BUDGET
+                return move.world._replace(left=budget % Packing.LEFT, jumps=budget // Packing.LEFT)
         raise AssertionError("a way that was found is not found again")
+
+
+def _budgets(scope: Scope) -> dict[int, list[int]]:
+    """To each number of faults and jumps that are left, those that allow all of it and more. A
+    fault can always be spent on a pause, where there are pauses."""
+    pauses = JUMPS_PER_PAUSE if "pause" in scope.faults else 0
+    most = scope.together * pauses
+    all_of = [(left, jumps) for left in range(scope.together + 1) for jumps in range(most + 1)]
+    return {
+        jumps * Packing.LEFT + left: [
+            j * Packing.LEFT + n
+            for n, j in reversed(all_of)
+            if (n, j) != (left, jumps) and n >= left and j + (n - left) * pauses >= jumps
+        ]
+        for left, jumps in all_of
+    }
 
 
 def told(move: Move) -> str:

@@ -4,6 +4,9 @@ It is the simulator's model as a value: an insert lands stage by stage (each Cli
 the table, then the ledger, then the view), each skipped where the log knows its token, and can stop
 after any of them. A row is known by its record's offset: the logs here have one row a record.
 
+Offsets are the table's: those of a topic that was made again begin behind the first one's, so that
+rows of the two are told apart.
+
 The view counts, as a summed table does: it says how often it has each row. It may have one twice
 for a while: a rebuild takes rows from the table whose own insert adds them once more. Until the
 batch is committed the core has to see to that.
@@ -15,7 +18,7 @@ from typing import NamedTuple
 
 from consumer.batch import Batch
 from consumer.recovery import Coverage, Covered
-from tests.exhaustive.cores import LATE_MS, NOW_MS, moved_ms
+from tests.exhaustive.cores import LATE_MS, NOW_MS, TOPIC, base, moved_ms
 from tests.exhaustive.scope import WINDOW_ENTRIES, Scope
 
 Token = tuple[int, int, int, str, int, int]  # first, end, epoch, digest, version, epoch ms
@@ -27,11 +30,12 @@ class Violation(AssertionError):
 
 class Insert(NamedTuple):
     """An insert as it is sent. `rows`: offsets of each ClickHouse partition, as bits. `announced`:
-    how many rows its token names."""
+    how many rows its token names. `faults`: which kinds of bad lines it has."""
 
     token: Token
     rows: tuple[tuple[str, int], ...]
     announced: int
+    faults: str = ""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -71,7 +75,8 @@ class Line(NamedTuple):
 class Server(NamedTuple):
     """`known`: the deduplication log, (token, stage, at). `others`: when a part of the window was
     filled by other partitions' batches. `rebuilt`: when the view of a ClickHouse partition was, at
-    last. Times are epoch ms. `crashed`: at least once."""
+    last. Times are epoch ms. `crashed`: at least once. `hold`: the ClickHouse partition that
+    another is about to rebuild. `strict`: the view throws on what is bad for it."""
 
     up: bool = True
     started_ms: int = 0
@@ -83,28 +88,34 @@ class Server(NamedTuple):
     others: tuple[int, ...] = ()
     rebuilt: tuple[tuple[str, int], ...] = ()
     orphans: tuple[Running, ...] = ()  # running, and nobody waits for their answer
+    hold: str = ""
+    strict: bool = True
 
 
-def part_of(line: bytes, version: int) -> tuple[int, str]:
-    """A row's offset and ClickHouse partition: versions of the rows' rules differ in that."""
-    offset, part = line.decode().split("/")
-    return int(offset), part if version == 1 else part + "2"
+class Row(NamedTuple):
+    offset: int
+    part: str  # "" where the table does not take it
+    fault: str
 
 
-def rows_of(batch: Batch, version: int) -> tuple[tuple[str, int], ...]:
-    parts: dict[str, int] = {}
-    for line in batch.lines():
-        offset, part = part_of(line, version)
-        parts[part] = parts.get(part, 0) | 1 << offset
-    return tuple(sorted(parts.items()))
+def row(line: bytes, version: int) -> Row:
+    """What the rules of `version` make of a line: they differ in the ClickHouse partition."""
+    offset, part, fault = line.decode(errors="ignore").split("/")
+    return Row(int(offset), part if version == 1 or not part else part + "2", fault)
 
 
 def insert_of(batch: Batch, token: str, version: int, fresh: int) -> Insert:
-    _, _, _, ends, count, digest, epoch, _, rules, ms = token.split(":")
-    first, end = ends.split("-")
+    _, topic_id, _, ends, count, digest, epoch, _, rules, ms = token.split(":")
+    first, end = (int(offset) + base(topic_id) for offset in ends.split("-"))
     at = moved_ms(int(ms), 0, 10**9, fresh)
-    named = (int(first), int(end), int(epoch), digest, int(rules), at)
-    return Insert(named, rows_of(batch, version), int(count))
+    rows = [row(line, version) for line in batch.lines()]
+    parts: dict[str, int] = {}
+    for r in rows:
+        if r.part:
+            parts[r.part] = parts.get(r.part, 0) | 1 << r.offset
+    faults = "".join(sorted({r.fault for r in rows}))
+    named = (first, end, int(epoch), digest, int(rules), at)
+    return Insert(named, tuple(sorted(parts.items())), int(count), faults)
 
 
 def offsets_of(rows: int) -> list[int]:
@@ -168,10 +179,28 @@ def step(server: Server, running: Running, scope: Scope) -> Server:
             raise Violation(f"double in the view: [{first}, {end}) epoch {epoch}")
         return server._replace(view=tuple(sorted((*server.view, *added))))
     rows = dict(insert.rows)[stage]
+    if any(not first <= offset < end for offset in offsets_of(rows)):
+        raise Violation(f"rows of another topic: {offsets_of(rows)} in [{first}, {end})")
     if in_table(server) & rows:
         raise Violation(f"double in the table: [{first}, {end}) epoch {epoch} {stage}")
     entry = Stamped(first, end, epoch, stage, rows)
     return server._replace(table=tuple(sorted((*server.table, entry))))
+
+
+def throws(server: Server, running: Running, scope: Scope) -> bool:
+    """Whether its next stage does: the view's, where the log does not skip it."""
+    insert = running.insert
+    return (
+        server.strict
+        and "v" in insert.faults
+        and insert.stages[running.landed] == "view"
+        and not _knows(server, insert.token, "view", scope)
+    )
+
+
+def stamped(server: Server, first: int, end: int, epoch: int) -> int:
+    """The rows with this stamp, as bits."""
+    return sum(e.rows for e in server.table if e[:3] == (first, end, epoch))
 
 
 def _knows(server: Server, token: Token, stage: str, scope: Scope) -> bool:
@@ -184,7 +213,7 @@ def _knows(server: Server, token: Token, stage: str, scope: Scope) -> bool:
     return False
 
 
-def crash(server: Server, running: list[Running], *, lies: bool) -> Server:
+def crash(server: Server, running: list[Running], scope: Scope, *, lies: bool) -> Server:
     """Everything that runs stops. `lies`: what was about to land in the table is in the log."""
     known = {e[:2]: e for e in server.known}
     if lies:
@@ -192,7 +221,17 @@ def crash(server: Server, running: list[Running], *, lies: bool) -> Server:
             stage = r.insert.stages[r.landed]
             if stage not in ("ledger", "view"):
                 known.setdefault((r.insert.token, stage), (r.insert.token, stage, NOW_MS))
-    return server._replace(up=False, orphans=(), crashed=True, known=tuple(sorted(known.values())))
+    return server._replace(
+        up=False,
+        orphans=(),
+        crashed=not scope.mends_log,
+        known=tuple(sorted(known.values())),
+    )
+
+
+def start(server: Server, scope: Scope) -> Server:
+    """When it started matters only where its log can lie since."""
+    return server._replace(up=True, started_ms=0 if scope.mends_log else LATE_MS)
 
 
 def restore(server: Server, first: int, end: int, partitions: frozenset[str]) -> Server:
@@ -221,22 +260,24 @@ def rebuild(server: Server, part: str) -> Server:
 
 
 def coverage(
-    server: Server, offset: int, since_ms: int | None, scope: Scope, *, whole: bool
+    server: Server, topic: int, offset: int, since_ms: int | None, scope: Scope, *, whole: bool
 ) -> Coverage:
+    least = TOPIC * topic
+    offset, most = offset + least, least + TOPIC
     listed: dict[tuple[int, int, int], list[Line]] = {}
     for line in server.ledger:
-        if line.end > offset:
+        if offset < line.end <= most:
             listed.setdefault(line[:3], []).append(line)
-    stamped: dict[tuple[int, int, int], set[str]] = {}
+    found: dict[tuple[int, int, int], set[str]] = {}
     for entry in server.table if whole else ():
-        if entry.end > offset:
-            stamped.setdefault(entry[:3], set()).add(entry.part)
+        if offset < entry.end <= most:
+            found.setdefault(entry[:3], set()).add(entry.part)
     batches = tuple(
         Covered(
-            first=stamp[0],
-            end=stamp[1],
+            first=stamp[0] - least,
+            end=stamp[1] - least,
             epoch=stamp[2],
-            stamped=frozenset(stamped.get(stamp, ())),
+            stamped=frozenset(found.get(stamp, ())),
             listed=frozenset(line.part for line in listed.get(stamp, ())),
             landed_ms=min((line.at for line in listed.get(stamp, ())), default=0),
             listed_rows=sum(line.rows for line in listed.get(stamp, ())),
@@ -244,7 +285,7 @@ def coverage(
             version=listed[stamp][0].version if stamp in listed else None,
             announced_ms=listed[stamp][0].announced_ms if stamp in listed else None,
         )
-        for stamp in sorted(listed.keys() | stamped.keys())
+        for stamp in sorted(listed.keys() | found.keys())
     )
     if since_ms is None:
         since_ms = min((c.landed_ms for c in batches), default=10**15)

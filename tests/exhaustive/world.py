@@ -28,6 +28,7 @@ from consumer.commands import (
     SendInsert,
     Sift,
     TopicRead,
+    WriteLetters,
 )
 from consumer.ledger import Intent, Mark, Open, encode, token
 from consumer.partition import Phase
@@ -36,10 +37,11 @@ from tests.exhaustive import server as model
 from tests.exhaustive.cores import (
     NOW,
     NOW_MS,
-    SOURCE,
-    TOPIC_ID,
+    SOURCES,
+    TOPIC_IDS,
     Cores,
     announced,
+    base,
     decoded,
     moved_metadata,
     moved_ms,
@@ -49,8 +51,10 @@ from tests.exhaustive.promises import Promises
 from tests.exhaustive.scope import Scope
 from tests.exhaustive.server import Insert, Running, Server, Violation
 from tests.exhaustive.state import (
+    Asking,
     Consumer,
     Ghost,
+    Isolating,
     Job,
     Prepared,
     Request,
@@ -78,7 +82,7 @@ class Rules:
         self.cores = Cores(scope)
         self._oldest_ms = scope.oldest_ms
         self.promises = Promises(scope)
-        self._inserts: dict[tuple[str, int, int], Insert] = {}
+        self._inserts: dict[tuple[str, str, int, int], Insert] = {}
         self.batches: list[Batch] = []
         self._batch_numbers: dict[tuple[int, int, str], int] = {}
 
@@ -87,17 +91,17 @@ class Rules:
         consumers = tuple(
             Consumer(versions[n % len(versions)]) for n in range(self.scope.consumers)
         )
-        note = encode(0, Open(0, 1, TOPIC_ID, NOW_MS))
+        note = encode(0, Open(0, 1, TOPIC_IDS[0], NOW_MS))
         offset, metadata = (None, None) if self.scope.fresh else (0, note)
-        return World(offset, metadata, 0, consumers, (), Server(), self.scope.together)
+        high = len(self.scope.log)
+        return World(offset, metadata, 0, consumers, (), Server(), self.scope.together, high=high)
 
     def done(self, world: World) -> bool:
         """Everything is committed, and so has landed."""
-        if world.offset == self.scope.end:
-            note = decoded(world.offset, world.metadata)
-            if isinstance(note, Open) and note.topic_id == TOPIC_ID:
-                return True
-        return False
+        if world.offset is None or world.offset < len(self.scope.logs[world.topic]):
+            return False
+        note = decoded(world.offset, world.metadata)
+        return isinstance(note, Open) and note.topic_id == TOPIC_IDS[world.topic]
 
     def settled(self, world: World) -> World:
         """With consumers that hear of their being kicked out, where nothing hangs on it any more.
@@ -107,7 +111,7 @@ class Rules:
         left, to be an idle member again allows all that it could do, and more.
         """
         for i, c in enumerate(world.consumers):
-            if c.up and not c.member and c.core >= 0:
+            if not c.member and c.core >= 0:
                 phase = self.cores.info[c.core].phase
                 answers = any(r.answer is not None for r in c.wire)
                 if (
@@ -124,10 +128,10 @@ class Rules:
     # --- Kafka -------------------------------------------------------------------------------
 
     def commit(self, world: World) -> Commit:
-        return Commit(world.offset, world.metadata, world.low, self.scope.end)
+        return Commit(world.offset, world.metadata, world.low, world.high)
 
     def apply(self, world: World, request: Request, by: int | None) -> World:
-        self.promises.commit(world.server, request.offset)
+        self.promises.commit(world, request.offset, request.metadata)
         consumers = tuple(
             c._replace(seen=n == by and request.latest)
             if c.seen or (n == by and request.latest)
@@ -155,7 +159,7 @@ class Rules:
 
     def assign(self, world: World, i: int) -> World:
         c = world.consumers[i]
-        core, commands = self.cores.begin(self.commit(world), c.version)
+        core, commands = self.cores.begin(self.commit(world), c.topic, c.version)
         world = put(world, i, c._replace(owner=True))
         return self.carry_out(world, i, core, commands)
 
@@ -176,7 +180,7 @@ class Rules:
         assert position is not None
         if position < world.low:
             return put(world, i, c._replace(leaving=True))  # out of range
-        return self.carry_out(world, i, *self.cores.read(c.core, end, c.version))
+        return self.carry_out(world, i, *self.cores.read(c.core, world.topic, end, c.version))
 
     def tick(self, world: World, i: int, *, late: bool = False) -> World:
         c = world.consumers[i]
@@ -197,31 +201,41 @@ class Rules:
                     since_ms = since_ms and moved_ms(since_ms, 0, self._oldest_ms, fresh)
                     world = add(world, i, Job(True, read=ReadCoverage(offset, since_ms, whole)))
                 case ReadStamps(batch, epoch, since_ms):
-                    insert = self._insert(batch, token(SOURCE, batch, _stamp(epoch)), c.version)
+                    named = token(SOURCES[c.topic], batch, _stamp(epoch))
+                    insert = self._insert(batch, named, c.version)
                     since_ms = moved_ms(since_ms, 0, self._oldest_ms, fresh)
                     job = Job(True, stamps=True, insert=insert, since_ms=since_ms)
                     world = add(world, i, job)
                 case ReadTopic(asked):
-                    even = moved_metadata(offset_of(commands), asked, 0, self._oldest_ms, fresh)
-                    world = self.hear(world, i, TopicRead(TOPIC_ID, even or ""))
+                    at = offset_of(commands)
+                    even = moved_metadata(at, asked, 0, self._oldest_ms, fresh) or ""
+                    if "recreate" in self.scope.faults:
+                        world = add(world, i, Job(True, topic=Asking(at or 0, even)))
+                    else:
+                        world = self.hear(world, i, TopicRead(TOPIC_IDS[c.topic], even))
                 case Sift(batch, parts, by_ids):
                     sift = Sifting(self._batch(batch), parts, by_ids)
                     world = add(world, i, Job(True, sift=sift))
                 case Restore():
                     world = add(world, i, Job(True, restore=command))
+                case Isolate(batch, refusal, epoch) if self.scope.has_bad:
+                    isolate = Isolating(self._batch(batch), bool(refusal), epoch)
+                    world = add(world, i, Job(True, isolate=isolate))
                 case Isolate():
                     world = self.hear(world, i, Isolated(()))
+                case WriteLetters(letters):
+                    world = add(world, i, Job(True, letters=letters))
                 case ReadCommit():
                     world = self.flush(world, i)
                     world = self.hear(world, i, CommitRead(self.commit(world)))
                 case Rejoin():
                     world = put(world, i, c._replace(leaving=True))
-                case Report("halted", why, _) if c.owner:
-                    # One that was kicked out may stop over what it no longer understands: it is
-                    # forgotten as soon as that consumer hears of the group again.
+                case Report("halted", why, _) if c.owner and c.topic == world.topic:
+                    # One that was kicked out, or of a topic that is gone, may stop over what it no
+                    # longer understands: it is forgotten as soon as that consumer hears of it.
                     self.promises.halt(why)
         unread = self.cores.info[world.consumers[i].core].unread
-        if unread is not None and not self.may_pause(world):
+        if unread is not None and unread <= world.high and not self.may_pause(world):
             world = self.read(world, i, unread)
         return world
 
@@ -251,7 +265,8 @@ class Rules:
         prepared = None
         if isinstance(note, Intent | Mark):
             digest = note.digest if isinstance(note, Intent) else ""
-            prepared = Prepared(offset, note.end, note.epoch, digest, NOW, False)
+            least = base(note.topic_id)
+            prepared = Prepared(least + offset, least + note.end, note.epoch, digest, NOW, False)
         return c._replace(wire=(*c.wire, Request(offset, even, True)), prepared=prepared)
 
     def _send_insert(self, c: Consumer, command: SendInsert, fresh: int) -> Consumer:
@@ -270,10 +285,10 @@ class Rules:
         return self._batch_numbers[key]
 
     def _insert(self, batch: Batch, named: str, version: int, fresh: int = 0) -> Insert:
-        insert = self._inserts.get((named, version, fresh))
+        key = named, batch.digest, version, fresh
+        insert = self._inserts.get(key)
         if insert is None:
-            insert = model.insert_of(batch, named, version, fresh)
-            self._inserts[named, version, fresh] = insert
+            insert = self._inserts[key] = model.insert_of(batch, named, version, fresh)
         return insert
 
     # --- the pool ----------------------------------------------------------------------------
@@ -319,7 +334,7 @@ class Rules:
         c = world.consumers[i]
         world = self.haunt(world, c)
         world = self.drop(world, i, killed=True)
-        return put(world, i, Consumer(c.version, up=False, member=False))
+        return put(world, i, Consumer(c.version, world.topic))
 
     def haunt(self, world: World, c: Consumer) -> World:
         """A membership lives on without its process."""
@@ -330,11 +345,11 @@ class Rules:
         return world._replace(ghosts=tuple(sorted((*world.ghosts, ghost))))
 
     def leave(self, world: World, i: int, *, heard: bool = True, ends: bool = False) -> World:
-        """Out of the group, and in again as a new member, unless the process `ends`."""
+        """Out of the group, and in again as a new member, of a new process if this one `ends`."""
         world = self.flush(world, i) if heard else self.haunt(world, world.consumers[i])
         world = self.drop(world, i, killed=ends)
         c = world.consumers[i]
-        return put(world, i, Consumer(c.version, up=not ends, member=not ends, jobs=c.jobs))
+        return put(world, i, Consumer(c.version, world.topic, jobs=c.jobs))
 
     def revoke(self, world: World, i: int) -> World:
         """An unanswered commit is seen applied first, or the process ends at once."""
@@ -377,14 +392,16 @@ def _announced(world: World) -> Iterator[_Announced]:
     for offset, metadata in commits:
         note = None if offset is None else decoded(offset, metadata)
         if isinstance(note, Intent | Mark):
-            yield note.first, note.end, note.epoch, note.time_ms
+            least = base(note.topic_id)
+            yield least + note.first, least + note.end, note.epoch, note.time_ms
 
 
 def _alike(note: Intent | Mark, other: _Announced) -> bool:
-    same = other[:2] == (note.first, note.end) or isinstance(note, Mark)
+    least = base(note.topic_id)
+    same = other[:2] == (least + note.first, least + note.end) or isinstance(note, Mark)
     return same and other[2] == note.epoch
 
 
 def _stamp(epoch: int) -> Mark:
     """Something announced under this epoch: stamps do not tell more."""
-    return Mark(0, 1, epoch, 1, TOPIC_ID, NOW_MS)
+    return Mark(0, 1, epoch, 1, TOPIC_IDS[0], NOW_MS)
