@@ -1,7 +1,10 @@
-"""`make bench`: what an event costs, as CPU, beside baselines of the same run.
+"""`make bench`: what an event costs, as CPU, beside baselines of the same run; what a bad one costs
+a batch; how long a handover and a recovery take.
 
-A table for people on standard output, and JSON for machines in `tests/bench/last.json`. Machines
-are noisy and differ: compare ratios, and only within one run.
+A table for people on standard output, and JSON for machines in `tests/bench/last.json`: of each
+part its figures, and when, on what machine and with which versions they were measured. `--only`
+measures some of the parts and leaves the others' figures as they are. Machines are noisy and
+differ: compare ratios, and only within one part.
 """
 
 from __future__ import annotations
@@ -13,16 +16,21 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from schemas.version import penstock_version
-from tests.bench import consumers, requests
+from tests.bench import bad_rows, consumers, handover, recovery, requests
 from tests.bench.parts import Parts
+from tests.bench.report import table
 
 _RESULTS = Path(__file__).with_name("last.json")
 _PACKAGES = ("confluent-kafka", "clickhouse-connect", "chdb", "uvloop", "msgspec", "uvicorn")
+
+Measure = Callable[[Parts], object]
 
 
 def _progress(title: str) -> Callable[[str], None]:
@@ -34,80 +42,76 @@ def _progress(title: str) -> Callable[[str], None]:
     return say
 
 
-def _machine() -> dict[str, object]:
+def _circumstances() -> dict[str, object]:
     model = ""
     if (cpuinfo := Path("/proc/cpuinfo")).is_file():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else ""
     return {
+        "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "load_average_at_start": round(os.getloadavg()[0], 2),
         "cpu": model or platform.processor(),
         "cores": os.cpu_count(),
-        "load_average_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "penstock": penstock_version(),
         **{name: version(name) for name in _PACKAGES},
     }
 
 
-def _table(results: dict[str, object]) -> str:
-    lines = ["", "CPU microseconds an event, consumer side"]
-    columns = (
-        "floor",
-        "consumer",
-        "/floor",
-        "M ev/s/core",
-        "ClickHouse",
-        "together",
-        "rows/insert",
-    )
-    lines.append(f"{'':44}" + "".join(f"{name:>13}" for name in columns))
-    for case in results["consumer"]:  # type: ignore[attr-defined]
-        rate = case["consumer_events_per_second_per_core"] / 1e6
-        lines.append(
-            f"{case['case']:44}{case['floor_us']:13.2f}{case['consumer_us']:13.2f}"
-            f"{case['consumer_over_floor']:13.2f}{rate:13.2f}{case['clickhouse_us']:13.2f}"
-            f"{case['together_us']:13.2f}{case['rows_per_insert']:13}"
-        )
-    obvious = results["obvious"]["obvious_us"]  # type: ignore[index]
-    lines.append(f"{'the obvious consumer (orjson, rows, insert)':57}{obvious:13.2f}")
-    shim = results["shim"]
-    lines += [
-        "",
-        "CPU microseconds an acknowledged request, shim side",
-        f"{'empty-answer uvicorn':44}{shim['empty_uvicorn_us']:13.2f}",  # type: ignore[index]
-        f"{'shim, one event':44}{shim['shim_single_us']:13.2f}"  # type: ignore[index]
-        f"   = {shim['shim_over_empty_uvicorn']} of it",  # type: ignore[index]
-        f"{'shim, ten events':44}{shim['shim_ten_events_us']:13.2f}"  # type: ignore[index]
-        f"   = {shim['shim_events_per_second_per_core_in_tens']:,} events/s/core",  # type: ignore[index]
+def _consumers(events: int, parts: Parts) -> object:
+    return [
+        consumers.measure(parts, case, int(events * case.share), _progress(case.name))
+        for case in consumers.cases()
     ]
-    return "\n".join(lines)
+
+
+def _parts_of(arguments: argparse.Namespace, folder: Path) -> Mapping[str, Measure]:
+    """What there is to measure, by the name that `--only` takes."""
+    return {
+        "shim": lambda parts: requests.measure(
+            parts, folder, arguments.requests, _progress("shim")
+        ),
+        "consumer": partial(_consumers, arguments.events),
+        "obvious": lambda parts: consumers.obvious(
+            parts, arguments.events // 10, _progress("obvious")
+        ),
+        "bad-rows": lambda parts: bad_rows.measure(parts, arguments.repeats, _progress("bad rows")),
+        "handover": lambda parts: handover.measure(parts, arguments.repeats, _progress("handover")),
+        "recovery": lambda parts: recovery.measure(parts, arguments.batches, _progress("recovery")),
+    }
+
+
+NAMES = ("shim", "consumer", "obvious", "bad-rows", "handover", "recovery")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", choices=NAMES, help="measure this part; may be given again"
+    )
     parser.add_argument("--events", type=int, default=1_000_000, help="on the packed topic")
     parser.add_argument("--requests", type=int, default=100_000, help="to the shim")
+    parser.add_argument("--repeats", type=int, default=5, help="of batches and handovers")
+    parser.add_argument("--batches", type=int, default=1_000_000, help="of the ledger to recover")
     parser.add_argument("--json", type=Path, default=_RESULTS, help="where the JSON goes")
     arguments = parser.parse_args()
-    results: dict[str, object] = {"machine": _machine()}
+    results: dict[str, object] = {}
+    if arguments.json.is_file():
+        results = json.loads(arguments.json.read_text())
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
         parts = Parts(folder)
         try:
-            results["shim"] = requests.measure(parts, folder, arguments.requests, _progress("shim"))
-            results["consumer"] = [
-                consumers.measure(
-                    parts, case, int(arguments.events * case.share), _progress(case.name)
-                )
-                for case in consumers.cases()
-            ]
-            results["obvious"] = consumers.obvious(
-                parts, arguments.events // 10, _progress("obvious")
-            )
+            for part, measure in _parts_of(arguments, folder).items():
+                if arguments.only and part not in arguments.only:
+                    continue
+                circumstances = _circumstances()
+                results[part] = {"measured": circumstances, "figures": measure(parts)}
+                # At once: what was measured outlives a failure of what follows.
+                arguments.json.write_text(json.dumps(results, indent=2) + "\n")
         finally:
             parts.close()
-    print(_table(results))
-    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
     print(f"\nalso in {arguments.json}")
     return 0
 

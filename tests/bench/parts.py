@@ -24,7 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 from deploy.local.apache_kafka.node import metadata_answers
 from deploy.local.child import Child
 from deploy.local.waiting import answers, free_port, wait_until
-from tests.fixtures.children import ROOT, Children
+from tests.fixtures.children import ROOT, Children, await_start
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -95,8 +95,8 @@ class Parts:
         told = json.loads(self.run("tests.bench.loops", *arguments, "--kafka", self.kafka))
         return 1e6 * float(told["cpu_seconds"]) / int(told["events"])
 
-    def create_topic(self, partitions: int) -> str:
-        topic = f"bench-{uuid.uuid4().hex[:8]}"
+    def create_topic(self, partitions: int, name: str = "") -> str:
+        topic = name or f"bench-{uuid.uuid4().hex[:8]}"
         admin = AdminClient({"bootstrap.servers": self.kafka, "log_level": 0})
         config = {"message.timestamp.type": "LogAppendTime"}
         admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
@@ -123,7 +123,7 @@ class Parts:
         child.start()
         try:
             ready = f"http://127.0.0.1:{port}/readyz"
-            wait_until(lambda: answers(ready), 120, "the consumer is ready", pause_seconds=0.005)
+            await_start(child, lambda: answers(ready), 120)
             yield child, port
         finally:
             child.stop(60)
