@@ -46,7 +46,7 @@ from consumer.ledger import Source
 from consumer.recovery import Coverage, Covered
 from schemas.connection import CONNECT_SECONDS, SchemaError, open_client
 from schemas.rebuilds import counted_after, rebuilt_since
-from schemas.restore import restore
+from schemas.restore import Span, restore
 from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING, SUMMED
 
 log = logging.getLogger("consumer.clickhouse")
@@ -338,10 +338,13 @@ class ClickHouseTable:
             counted = counted_after(self.client(), self._database, partitions, SUMMED, asked)
             with self._patient() as client:
                 restore(
-                    client, self._database, source.topic_id, source.partition, first, end,
-                    partitions - counted, topic=source.topic,
+                    client,
+                    self._database,
+                    Span(source.topic_id, source.partition, first, end),
+                    partitions - counted,
+                    topic=source.topic,
                     seconds=self._settings.restore_seconds,
-                )  # fmt: skip
+                )
             return Restored()
         return failed[0]
 

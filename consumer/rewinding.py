@@ -42,7 +42,7 @@ from schemas.connection import SchemaError, connect
 from schemas.hold import Database
 from schemas.layout import literal
 from schemas.rebuild import check_possible, rebuild, uptime_clock
-from schemas.restore import forget, remove
+from schemas.restore import Span, forget, remove
 from schemas.tables import REBUILDABLE, REWINDS
 
 _SAY_SECONDS = 5.0
@@ -221,7 +221,7 @@ class Rewind:
             raise Begun("this program stood still for too long")
 
     def _take_out(self, client: Client, steps: Sequence[Step]) -> None:
-        seconds, topic_id = self.settings.restore_seconds, self.log.topic_id
+        seconds = self.settings.restore_seconds
         touched: set[str] = set()
         for step in steps:
             doing = (
@@ -230,7 +230,7 @@ class Rewind:
             )
             self._say(doing)
             touched |= remove(
-                client, self._database, topic_id, step.partition, step.target, step.end,
+                client, self._database, self._span(step),
                 seconds=seconds, fence=partial(self._mark, [step]),
                 sleep=partial(self._pause, f"{doing}: the server is at it"),
             )  # fmt: skip
@@ -241,10 +241,11 @@ class Rewind:
                 seconds=seconds, progress=self._say_at_times,
             )  # fmt: skip
         for step in steps:
-            forget(
-                client, self._database, topic_id, step.partition, step.target, step.end,
-                seconds=seconds, fence=partial(self._mark, [step]),
-            )  # fmt: skip
+            fence = partial(self._mark, [step])
+            forget(client, self._database, self._span(step), seconds=seconds, fence=fence)
+
+    def _span(self, step: Step) -> Span:
+        return Span(self.log.topic_id, step.partition, step.target, step.end)
 
     def _say_at_times(self, text: str) -> None:
         if uptime_clock() - self._said_at >= _SAY_SECONDS:

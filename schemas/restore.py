@@ -35,7 +35,7 @@ from clickhouse_connect.driver.client import Client
 from schemas.connection import SchemaError
 from schemas.hold import Database
 from schemas.layout import literal
-from schemas.rebuild import HOLD_SECONDS, Rebuilt, rebuild, uptime_clock
+from schemas.rebuild import Rebuilt, rebuild, uptime_clock
 from schemas.recount import Course, view_query
 from schemas.tables import BATCHES, EVENTS, SESSIONS
 
@@ -64,43 +64,69 @@ class Restored:
     rebuilt: tuple[Rebuilt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The batches of a Kafka partition in [first, end), or from `first` on where `end` is None."""
+
+    topic_id: str
+    partition: int
+    first: int
+    end: int | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.first}, {self.end or '...'})"
+
+    @property
+    def last(self) -> int:
+        return _LARGEST if self.end is None else self.end
+
+    @property
+    def overlapping(self) -> str:
+        """Of `events`: rows of batches that share an offset with it."""
+        return f"{self._stamped} AND _first < {self.last:d} AND _end > {self.first:d}"
+
+    @property
+    def within(self) -> str:
+        """Of `events`: rows of batches that lie in it."""
+        return f"{self._stamped} AND _first >= {self.first:d} AND _end <= {self.last:d}"
+
+    @property
+    def ledger_overlapping(self) -> str:
+        return f"{self._listed} AND first < {self.last:d} AND end > {self.first:d}"
+
+    @property
+    def ledger_within(self) -> str:
+        return f"{self._listed} AND first >= {self.first:d} AND end <= {self.last:d}"
+
+    @property
+    def _stamped(self) -> str:
+        return f"_topic_id = {literal(self.topic_id)} AND _partition = {self.partition:d}"
+
+    @property
+    def _listed(self) -> str:
+        return f"topic_id = {literal(self.topic_id)} AND partition = {self.partition:d}"
+
+
 def restore(
     client: Client,
     database: str,
-    topic_id: str,
-    partition: int,
-    first: int,
-    end: int,
+    span: Span,
     partitions: Iterable[str],
     *,
     seconds: float,
     topic: str = "",
-    hold_seconds: float = HOLD_SECONDS,
-    progress: Callable[[str], None] | None = None,
-    clock: Callable[[], float] = uptime_clock,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> Restored:
-    """Make ledger, sessions and sums agree with `events`, for its batches of this Kafka partition
-    that share an offset with [first, end), and for the sums of ClickHouse `partitions`.
+    """Make ledger, sessions and sums agree with `events`, for the batches that share an offset with
+    the span, and for the sums of ClickHouse `partitions`.
 
     `topic`: the name for ledger rows where no other row of the topic has it. Raises as `rebuild`.
     """
-    until = clock() + seconds
+    until = uptime_clock() + seconds
     server = Database(client, database)
-    written = _complete_ledger(server, topic_id, partition, first, end, topic)
-    overlapping = _stamped(topic_id, partition) + f" AND _first < {end:d} AND _end > {first:d}"
-    events = _add_sessions(server, overlapping)
+    written = _complete_ledger(server, span, topic)
+    events = _add_sessions(server, span.overlapping)
     rebuilt = tuple(
-        rebuild(
-            client,
-            database,
-            each,
-            seconds=until - clock(),
-            hold_seconds=hold_seconds,
-            progress=progress,
-            clock=clock,
-            sleep=sleep,
-        )
+        rebuild(client, database, each, seconds=until - uptime_clock())
         for each in sorted(set(partitions))
     )
     return Restored(written, events, rebuilt)
@@ -109,75 +135,48 @@ def restore(
 def remove(
     client: Client,
     database: str,
-    topic_id: str,
-    partition: int,
-    first: int,
-    end: int | None,
+    span: Span,
     *,
     seconds: float,
     fence: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = uptime_clock,
     sleep: Callable[[float], None] = time.sleep,
 ) -> frozenset[str]:
-    """Delete from `events` the rows of the batches that lie in [first, end), or from `first` on.
+    """Delete from `events` the rows of the batches that lie in the span.
 
     Returns the ClickHouse partitions that they touched, of which every view has to be rebuilt, and
     then `forget` called. `fence` is called just before the deletion, and prevents it by raising.
-    Raises SchemaError, and deletes nothing, when a batch lies in the range only in part: which of
+    Raises SchemaError, and deletes nothing, when a batch lies in the span only in part: which of
     its rows belong to which offset cannot be told.
     """
-    course = Course(clock() + seconds, clock, sleep, lambda _: None)
     server = Database(client, database)
-    last = _LARGEST if end is None else end
-    _refuse_cut(server, topic_id, partition, first, last)
-    _complete_ledger(server, topic_id, partition, first, last, "")
+    _refuse_cut(server, span)
+    _complete_ledger(server, span, "")
     touched = server.ask(
         f"SELECT DISTINCT clickhouse_partition FROM {server.table(BATCHES)} "  # noqa: S608
-        f"WHERE {_in_ledger(topic_id, partition, first, last)}"
+        f"WHERE {span.ledger_within}"
     )
-    within = _within(topic_id, partition, first, last)
-    _delete(server, EVENTS, within, course, fence)
+    _delete(server, EVENTS, span.within, _course(seconds, sleep), fence)
     return frozenset(row[0] for row in touched)
 
 
 def forget(
     client: Client,
     database: str,
-    topic_id: str,
-    partition: int,
-    first: int,
-    end: int | None,
+    span: Span,
     *,
     seconds: float,
     fence: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = uptime_clock,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Delete the ledger rows of the batches that lie in [first, end), or from `first` on: the last
-    step of taking them out. `fence` as for `remove`. Raises SchemaError when `events` still has
-    rows of them."""
-    course = Course(clock() + seconds, clock, sleep, lambda _: None)
+    """Delete the ledger rows of the batches that lie in the span: the last step of taking them out.
+    `fence` as for `remove`. Raises SchemaError when `events` still has rows of them."""
     server = Database(client, database)
-    last = _LARGEST if end is None else end
-    within = _within(topic_id, partition, first, last)
-    if _count(server, EVENTS, within):
-        raise SchemaError(f"{server.table(EVENTS)} still has rows of [{first}, {end or '...'})")
-    _delete(server, BATCHES, _in_ledger(topic_id, partition, first, last), course, fence)
+    if _count(server, EVENTS, span.within):
+        raise SchemaError(f"{server.table(EVENTS)} still has rows of {span}")
+    _delete(server, BATCHES, span.ledger_within, _course(seconds, time.sleep), fence)
 
 
-def _within(topic_id: str, partition: int, first: int, last: int) -> str:
-    return _stamped(topic_id, partition) + f" AND _first >= {first:d} AND _end <= {last:d}"
-
-
-def _stamped(topic_id: str, partition: int) -> str:
-    return f"_topic_id = {literal(topic_id)} AND _partition = {partition:d}"
-
-
-def _in_ledger(topic_id: str, partition: int, first: int, end: int) -> str:
-    return (
-        f"topic_id = {literal(topic_id)} AND partition = {partition:d} "
-        f"AND first >= {first:d} AND end <= {end:d}"
-    )
+def _course(seconds: float, sleep: Callable[[float], None]) -> Course:
+    return Course(uptime_clock() + seconds, uptime_clock, sleep, lambda _: None)
 
 
 def _count(server: Database, table: str, condition: str) -> int:
@@ -185,21 +184,17 @@ def _count(server: Database, table: str, condition: str) -> int:
     return int(server.ask(query)[0][0])
 
 
-def _complete_ledger(
-    server: Database, topic_id: str, partition: int, first: int, end: int, topic: str
-) -> int:
+def _complete_ledger(server: Database, span: Span, topic: str) -> int:
     """Write the ledger rows that stamped batches lack; how many."""
     stamped = server.ask(
         "SELECT _first, _end, _epoch, _partition_id, count() "  # noqa: S608
-        f"FROM {server.table(EVENTS)} WHERE {_stamped(topic_id, partition)} "
-        f"AND _first < {end:d} AND _end > {first:d} GROUP BY ALL ORDER BY ALL"
+        f"FROM {server.table(EVENTS)} WHERE {span.overlapping} GROUP BY ALL ORDER BY ALL"
     )
     known: set[tuple[int, int, int, str]] = set()
     expected: dict[tuple[int, int, int], int] = {}
     for start, stop, epoch, month, rows, its_topic in server.ask(
         "SELECT first, end, epoch, clickhouse_partition, expected_rows, topic "  # noqa: S608
-        f"FROM {server.table(BATCHES)} WHERE topic_id = {literal(topic_id)} "
-        f"AND partition = {partition:d} AND first < {end:d} AND end > {first:d}"
+        f"FROM {server.table(BATCHES)} WHERE {span.ledger_overlapping}"
     ):
         known.add((start, stop, epoch, month))
         expected[start, stop, epoch] = rows
@@ -207,9 +202,9 @@ def _complete_ledger(
     there: Counter[tuple[int, int, int]] = Counter()
     for start, stop, epoch, _, rows in stamped:
         there[start, stop, epoch] += rows
-    topic = topic or _topic(server, topic_id)
+    topic = topic or _topic(server, span.topic_id)
     missing = [
-        f"({literal(topic_id)}, {literal(topic)}, {partition:d}, {start}, {stop}, "
+        f"({literal(span.topic_id)}, {literal(topic)}, {span.partition:d}, {start}, {stop}, "
         f"{expected.get((start, stop, epoch), there[start, stop, epoch])}, {epoch}, "
         f"{literal(month)}, {rows}, now64(3, 'UTC'))"
         for start, stop, epoch, month, rows in stamped
@@ -239,12 +234,11 @@ def _add_sessions(server: Database, condition: str) -> int:
     return events
 
 
-def _refuse_cut(server: Database, topic_id: str, partition: int, first: int, end: int) -> None:
+def _refuse_cut(server: Database, span: Span) -> None:
     cut = server.ask(
         "SELECT DISTINCT _first, _end "  # noqa: S608
-        f"FROM {server.table(EVENTS)} WHERE {_stamped(topic_id, partition)} "
-        f"AND _first < {end:d} AND _end > {first:d} AND (_first < {first:d} OR _end > {end:d}) "
-        "ORDER BY _first LIMIT 1"
+        f"FROM {server.table(EVENTS)} WHERE {span.overlapping} "
+        f"AND (_first < {span.first:d} OR _end > {span.last:d}) ORDER BY _first LIMIT 1"
     )
     if cut:
         raise SchemaError(

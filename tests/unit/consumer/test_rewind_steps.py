@@ -15,6 +15,7 @@ from consumer.rewind_log import Joined
 from consumer.rewind_plan import Refused, Step
 from consumer.rewinding import Begun, Rewind
 from schemas.connection import SchemaError
+from schemas.restore import Span
 from schemas.settings import load
 from tests.unit.consumer.test_rewind_plan import batch
 
@@ -61,20 +62,24 @@ class Tables:
         self.done.append(statement.split(" (")[0])
 
     def remove(self, *given: Any, fence: Any, **_: Any) -> frozenset[str]:
-        self._do(f"remove {given[3:]}", fence)
+        self._do(f"remove {_said(given[2])}", fence)
         return frozenset({"202610", "202611"})
 
     def rebuild(self, *given: Any, **_: Any) -> None:
         self._do(f"rebuild {given[2]}", lambda: None)
 
     def forget(self, *given: Any, fence: Any, **_: Any) -> None:
-        self._do(f"forget {given[3:]}", fence)
+        self._do(f"forget {_said(given[2])}", fence)
 
     def _do(self, what: str, fence: Any) -> None:
         fence()
         if self._failing and what.startswith(self._failing):
             raise SchemaError(f"{what} failed")
         self.done.append(what)
+
+
+def _said(span: Span) -> tuple[int, int, int | None]:
+    return span.partition, span.first, span.end
 
 
 BACK = Step(0, 90, 70, 90, 4, removed=(batch(70, 80), batch(80, 90)))
