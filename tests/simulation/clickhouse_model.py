@@ -90,7 +90,7 @@ class Restoring:
 
 class ClickHouse:
     def __init__(self, profile: Profile, now: float) -> None:
-        self._profile = profile
+        self.profile = profile
         self.up = True
         self.started_at = now
         self.crashes = 0
@@ -101,7 +101,8 @@ class ClickHouse:
         self.table: dict[Row, Stamp] = {}
         self.landed: set[Record] = set()
         self.ledger: dict[tuple[Stamp, str], tuple[float, int]] = {}  # -> when, rows
-        self.announced: dict[Stamp, tuple[int, int, int]] = {}  # rows, version, epoch ms, as listed
+        # rows, version, epoch ms, as listed: of a line that was restored the rows alone
+        self.announced: dict[Stamp, tuple[int, int | None, int | None]] = {}
         self.view: Counter[Record] = Counter()
         self.parts: dict[Record, str] = {}  # the ClickHouse partition that a record fell into
         self.rebuilt: dict[str, float] = {}  # ClickHouse partition -> when last
@@ -109,10 +110,11 @@ class ClickHouse:
         self.strict = True  # the view throws on rows that are bad for it
         self.may_double: Callable[[Row, Stamp], bool] = lambda row, stamp: False
         self.others: list[float] = []  # ledger rows of partitions that are not modelled
+        self.ledger_first = True  # the views of a table come in any order, and keep to it
 
     @property
     def keeps_log(self) -> bool:
-        return self._profile.mends_log
+        return self.profile.mends_log
 
     # --- inserting ---------------------------------------------------------------------------
 
@@ -122,9 +124,11 @@ class ClickHouse:
         if self.holds:
             return None
         recent = sum(1 for at in self._landings if at > now - _RATE_SECONDS)
-        if recent + len(rows) + 2 > self._profile.window_entries // 2:
+        if recent + len(rows) + 2 > self.profile.window_entries // 2:
             return None
         insert = Insert(token, stamp, rows, now)
+        if not self.ledger_first:
+            insert.stages[-2:] = ["view", "ledger"]
         self.running.append(insert)
         return insert
 
@@ -156,7 +160,7 @@ class ClickHouse:
         return [i for i in self.running if now >= i.began_at + MAX_SECONDS]
 
     def crash(self, *, lies: bool) -> None:
-        if lies and not self._profile.mends_log:
+        if lies and not self.profile.mends_log:
             for insert in self.running:
                 if insert.stages[0] not in ("ledger", "view"):
                     # Written before the part was renamed into place, and the part is gone.
@@ -169,10 +173,16 @@ class ClickHouse:
         self.up = True
         self.started_at = now
 
+    def forget(self, stage: str) -> None:
+        """The deduplication log knows no token of it any more."""
+        for token, known in list(self._log):
+            if known == stage:
+                del self._log[token, known]
+
     def other_inserts(self, count: int, now: float) -> None:
         """Batches of partitions outside the model land, as fast as the window allows."""
         recent = sum(1 for at in self._landings if at > now - _RATE_SECONDS)
-        for _ in range(max(0, min(count, self._profile.window_entries // 2 - recent - 12))):
+        for _ in range(max(0, min(count, self.profile.window_entries // 2 - recent - 12))):
             self._entries += 1
             self._landings.append(now)
             self.others.append(now)
@@ -182,9 +192,9 @@ class ClickHouse:
         if entry is None:
             return False
         number, at = entry
-        seconds = self._profile.window_seconds
+        seconds = self.profile.window_seconds
         expired = seconds is not None and now - at > seconds
-        return not expired and self._entries - number <= self._profile.window_entries
+        return not expired and self._entries - number < self.profile.window_entries
 
     def _note(self, token: str, stage: str, now: float) -> None:
         if stage not in ("ledger", "view"):
@@ -243,13 +253,11 @@ class ClickHouse:
 
     def _restore(self, restoring: Restoring, now: float) -> None:
         partition, first, end, _ = restoring.stamp
-        for stamp, part in {(s, r.clickhouse_partition) for r, s in self.table.items()}:
+        lines = Counter((s, r.clickhouse_partition) for r, s in self.table.items())
+        stamped = Counter(self.table.values())
+        for (stamp, part), rows in lines.items():
             if stamp[0] == partition and stamp[1] < end and first < stamp[2]:
-                rows = sum(
-                    1
-                    for r, s in self.table.items()
-                    if s == stamp and r.clickhouse_partition == part
-                )
+                self.announced.setdefault(stamp, (stamped[stamp], None, None))
                 self.ledger.setdefault((stamp, part), (now, rows))
         for part in restoring.partitions:
             self.rebuilt[part] = now
@@ -293,10 +301,10 @@ class ClickHouse:
         return Coverage(
             batches,
             self.entries_since(since_ms),
-            self._profile.window_entries,
-            self._profile.window_seconds,
+            self.profile.window_entries,
+            self.profile.window_seconds,
             int(self.started_at * 1000),
-            self._profile.mends_log,
+            self.profile.mends_log,
         )
 
     def entries_since(self, since_ms: int) -> int:
@@ -308,7 +316,10 @@ class ClickHouse:
         return frozenset(p for p in parts if self.rebuilt.get(p, -1.0) * 1000 >= since_ms)
 
     def missing(self, batch: Batch, stamp: Stamp, version: int) -> frozenset[str]:
+        """Not those of which every record is there, whoever brought it."""
         rows = [row(line, version) for line in batch.lines()]
-        needed = {r.clickhouse_partition for r in rows}
+        needed = {
+            r.clickhouse_partition for r in rows if r.fault != "bad" and r.record not in self.landed
+        }
         landed = {r.clickhouse_partition for r, s in self.table.items() if s == stamp}
         return frozenset(needed - landed)

@@ -395,6 +395,13 @@ class Consumer:
         return [p for p in self.assignment if p.phase is Phase.HALTED]
 
 
+def ended(insert: Insert) -> InsertAnswered:
+    """How an insert that has come to its end is answered."""
+    if insert.stages:
+        return InsertAnswered(Outcome.REFUSED, "the view throws")
+    return InsertAnswered(Outcome.LANDED)
+
+
 def rows_version(version: int) -> None:
     """The version is a constant of a build: here several builds share one process."""
     for module in (partition_module, recovery_module):

@@ -17,7 +17,7 @@ from consumer.commands import Answer, InsertAnswered, Outcome, SendInsert
 from consumer.ledger import ROWS_VERSION
 from consumer.partition import Now, Phase
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Violation
-from tests.simulation.consumer_model import Consumer, Job, rows_version
+from tests.simulation.consumer_model import Consumer, Job, ended, rows_version
 from tests.simulation.faults import Profile
 from tests.simulation.kafka_model import Kafka
 from tests.simulation.watch import Watch
@@ -149,7 +149,7 @@ class World:
             for consumer in self.consumers:
                 for job in list(consumer.jobs):
                     if job.insert is not None and not self._runs(job.insert):
-                        consumer.done(job, _end(job.insert))
+                        consumer.done(job, ended(job.insert))
                 self._poll_one(consumer)
             if all(self.watch.landed(n) for n in range(self._profile.partitions)):
                 return
@@ -236,7 +236,7 @@ class World:
                 break
             self.clickhouse.step(insert, self.seconds)
         if not self._runs(insert):
-            self._answer(insert, _end(insert))
+            self._answer(insert, ended(insert))
 
     def _runs(self, insert: Insert) -> bool:
         return insert in self.clickhouse.running
@@ -491,10 +491,3 @@ class World:
         """It takes now what it could not."""
         self.watch.note("the view is mended")
         self.clickhouse.strict = False
-
-
-def _end(insert: Insert) -> InsertAnswered:
-    """How an insert that has come to its end is answered."""
-    if insert.stages:
-        return InsertAnswered(Outcome.REFUSED, "the view throws")
-    return InsertAnswered(Outcome.LANDED)
