@@ -259,6 +259,17 @@ def rebuild(server: Server, part: str) -> Server:
     )
 
 
+def without_the_first_topic(server: Server) -> Server:
+    if not any(entry.first < TOPIC for entry in server.table):
+        return server
+    return server._replace(
+        table=tuple(entry for entry in server.table if entry.first >= TOPIC),
+        ledger=tuple(line for line in server.ledger if line.first >= TOPIC),
+        view=tuple(row for row in server.view if row[1] >= TOPIC),
+        known=tuple(entry for entry in server.known if entry[0][0] >= TOPIC),
+    )
+
+
 def coverage(
     server: Server, topic: int, offset: int, since_ms: int | None, scope: Scope, *, whole: bool
 ) -> Coverage:

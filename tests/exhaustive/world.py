@@ -38,6 +38,7 @@ from tests.exhaustive.cores import (
     NOW,
     NOW_MS,
     SOURCES,
+    TOPIC,
     TOPIC_IDS,
     Cores,
     announced,
@@ -109,6 +110,8 @@ class Rules:
         One that was kicked out can touch only ClickHouse, and only by inserts that were commanded
         before: what it plans, reads or prepares ends in a commit that is refused. Once it has none
         left, to be an idle member again allows all that it could do, and more.
+
+        And without what was written of a topic that is gone, once nobody knows of it any more.
         """
         for i, c in enumerate(world.consumers):
             if not c.member and c.core >= 0:
@@ -120,6 +123,8 @@ class Rules:
                     and not any(j.mine and unsent(j) for j in c.jobs)
                 ):
                     world = self.leave(world, i)
+        if world.topic and not _knows_of_the_first(world):
+            world = world._replace(server=model.without_the_first_topic(world.server))
         return world
 
     def may_pause(self, world: World) -> bool:
@@ -363,6 +368,16 @@ class Rules:
         world = self.drop(world, i)
         c = world.consumers[i]._replace(owner=False, strays=tuple(sorted(on_the_way)))
         return put(world, i, c)
+
+
+def _knows_of_the_first(world: World) -> bool:
+    """Whether anything can still be written of the topic that is gone."""
+    return any(r.insert.token[0] < TOPIC for r in world.server.orphans) or any(
+        c.topic == 0
+        or any(j.insert is not None and j.insert.token[0] < TOPIC for j in c.jobs)
+        or any(j.restore is not None and not j.mine for j in c.jobs)
+        for c in world.consumers
+    )
 
 
 def offset_of(commands: Sequence[Command]) -> int | None:
