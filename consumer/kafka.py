@@ -87,7 +87,9 @@ def _membership(settings: ConsumerSettings) -> dict[str, Any]:
     return {
         "partition.assignment.strategy": "range,roundrobin" if eager else "cooperative-sticky",
         "session.timeout.ms": session_ms,
-        "heartbeat.interval.ms": max(100, min(3000, session_ms // 3)),
+        # A member hears with a heartbeat that another left or died: at the usual 3 s that alone
+        # would keep partitions without an owner for so long.
+        "heartbeat.interval.ms": max(100, min(500, session_ms // 3)),
     }
 
 

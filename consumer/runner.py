@@ -102,6 +102,7 @@ class Runner:
         self._rejoin_why: str | None = None
         self._came_round_at = clock()
         self._sent_at: dict[int, float] = {}
+        self._fresh: set[Partition] = set()  # taken over, and nothing new was inserted yet
         self._facts = Facts(metrics, log_port.lag)
         metrics.add_live(lambda: clock() - self._came_round_at, self._facts.lags)
 
@@ -191,6 +192,7 @@ class Runner:
             while (answer := self._next_answer()) is not None:
                 commands += self._assignment.on(*answer, now)
             commands += self._assignment.tick(now)
+            commands += self._first_batches(now)
             self._carry_out(commands)
             if self._stopping and self._done_stopping(now):
                 return
@@ -199,6 +201,24 @@ class Runner:
             self._facts.look_around(now, self._assignment, wanted)
             if self._log.made_again(self._topic.seen):
                 self._rejoin_why = "the topic was deleted and made again"
+
+    def _first_batches(self, now: Now) -> Commands:
+        """What waited for its new owner is old enough: a partition's first batch is closed where
+        the log ends now, and does not wait for the age that is a batch's else."""
+        commands: Commands = []
+        for partition in list(self._fresh):
+            position = partition.position
+            if partition not in self._assignment:
+                self._fresh.discard(partition)
+            elif (
+                partition.filling
+                and position is not None
+                and self._log.lag(partition.source.partition, position) == 0
+                and (closed := partition.tick(now, 0))
+            ):
+                self._fresh.discard(partition)
+                commands += [(partition, command) for command in closed]
+        return commands
 
     def _done_stopping(self, now: Now) -> bool:
         """Whether the insert that ran when we were told to stop has been seen to its end."""
@@ -241,6 +261,7 @@ class Runner:
         for number, commit in commits.items():
             partition = Partition(self._log.source(number), self._settings.limits, now)
             self._assignment.add(partition)
+            self._fresh.add(partition)
             self._pending += [(partition, command) for command in partition.begin(commit, now)]
         if commits:
             fact(log, logging.INFO, "partitions assigned", partitions=sorted(commits))
@@ -368,6 +389,9 @@ class Runner:
         (pool or self._readers).submit(job)
 
     def _send_insert(self, partition: Partition, command: SendInsert) -> None:
+        if command.first_attempt_ms is None:  # else a replay: what follows it has waited as well
+            self._fresh.discard(partition)
+
         def job() -> None:
             began = clock()
             try:

@@ -64,9 +64,11 @@ def _handovers(parts: Parts, repeats: int, number: signal.Signals, say: Say) -> 
     parts.fresh_database()
     topic = parts.create_topic(_PARTITIONS)
     seen = []
+    parts.create_topic(1, f"{topic}.dead")
     with ExitStack() as stack:
+        first = _join(parts, topic, stack)  # the topic is empty: nothing to wait for
         stack.enter_context(_steady(parts.kafka, topic))
-        members = [_join(parts, topic, stack) for _ in range(2)]
+        members = [first, _join(parts, topic, stack)]
         for turn in range(repeats):
             owner, successor = members
             taken = _settled(owner, successor)
