@@ -96,7 +96,8 @@ _REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
 # The text could not be read, or breaks a rule of the landing table: one block, so nothing of it was
 # handed on yet. What a view or a table behind it says names the view.
 _UNREADABLE = frozenset(
-    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, _REFUSED_BY_A_CONSTRAINT}
+    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, 563, 691}
+    | {_REFUSED_BY_A_CONSTRAINT}
 )
 _BEHIND = "while pushing to view"
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
@@ -325,7 +326,8 @@ class ClickHouseTable:
         self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
     ) -> Isolated | ReadFailed:
         with _failures() as failed:
-            letters = Content(self.client()).letters(source, batch, refusal, landed_epoch)
+            content = Content(self.client())
+            letters = content.letters(source, batch, refusal, landed_epoch, self._pinned)
             return Isolated(letters)
         return failed[0]
 

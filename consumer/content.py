@@ -16,6 +16,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch, Letter
+from consumer.by_number import unreadable
 from consumer.commands import Sifted
 from consumer.ledger import Source
 from schemas.record import Fault, faults
@@ -33,7 +34,6 @@ _STAMPED = (
 _IDS_AT_ONCE = 2_000  # in a statement's text, which has a limit
 _MOST_RESENDS = 5_000
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_AT_ROW = re.compile(r"\(at row (\d+)\)")
 _VIEW = re.compile(r"while pushing to view `?(\w+)`?\.`?(\w+)`?")
 _LOOKS = 2_000  # tries of a view, in a search for the rows that it cannot take
 
@@ -137,15 +137,22 @@ class Content:
         return Sifted(batch.only(wanted) if any(wanted) else None, partitions)
 
     def letters(
-        self, source: Source, batch: Batch, refusal: str, landed_epoch: int | None
+        self,
+        source: Source,
+        batch: Batch,
+        refusal: str,
+        landed_epoch: int | None,
+        settings: Mapping[str, int],
     ) -> tuple[Letter, ...]:
         """See `commands.Isolate`: the lines that are at fault by themselves; or else the row that
-        ClickHouse named; or else the rows that the view which threw cannot take."""
+        ClickHouse named, with those like it; or else the rows that the view which threw cannot
+        take. `settings`: those of an insert."""
         origins = list(batch.origins())
-        found = dict(faults(text for _, _, text in origins))
-        named = _AT_ROW.search(refusal)
-        if not found and named and 0 < int(named.group(1)) <= len(origins):
-            found = {int(named.group(1)) - 1: Fault("refused", refusal)}
+        lines = [text for _, _, text in origins]
+        found = dict(faults(lines))
+        if not found:
+            named = unreadable(self._client, settings, lines, refusal)
+            found = {index: Fault("refused", why) for index, why in named.items()}
         if not found and landed_epoch is not None:
             found = self._thrown_out(source, batch, landed_epoch, refusal)
         if not found:

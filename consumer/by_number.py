@@ -1,0 +1,82 @@
+"""Lines that ClickHouse refuses by their number, and that nothing here explains.
+
+A refusal names one row, the first that could not be read, and says nothing of those after it. To
+learn of them by inserting again would take as many inserts as there are bad lines, and past the
+insert's deadline it would begin anew. So the lines that follow are read by the server once more and
+thrown away: `null()` is a table function that takes rows of any columns and keeps none. Given those
+of the landing table, it reads them as an insert does.
+
+A constraint's refusal names its row too, but `null()` has no constraints: of such lines each insert
+finds one.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from schemas.tables import LANDING
+
+_AT_ONCE = 2_000  # lines that are read again for each bad one among them
+_SECONDS = 10.0  # what is not found by then, the next insert names
+
+# A number in a text that is quoted must not be taken for the server's own: a constraint's stands
+# before what it quotes, a row's after.
+_CONSTRAINT = re.compile(r"[^:]*code: 469,.*? is violated at row (\d+)\.", re.DOTALL)
+_AT_ROW = re.compile(r"\(at row (\d+)\)")
+
+
+def row_of(refusal: str) -> int | None:
+    """The index of the row that a refusal names."""
+    if (broken := _CONSTRAINT.match(refusal)) is not None:
+        return int(broken[1]) - 1
+    named = _AT_ROW.findall(refusal)
+    return int(named[-1]) - 1 if named else None
+
+
+def unreadable(
+    client: Client, settings: Mapping[str, int], lines: Sequence[bytes], refusal: str
+) -> dict[int, str]:
+    """The line that was named, and those after it that the server cannot read either; each with
+    what it said. `settings`: those of an insert. Each line has to be one object."""
+    named = row_of(refusal)
+    if named is None or not 0 <= named < len(lines):
+        return {}
+    found = {named: refusal}
+    if _CONSTRAINT.match(refusal):
+        return found
+    nowhere = _nowhere(client)
+    until = time.monotonic() + _SECONDS
+    at = named + 1
+    while at < len(lines) and time.monotonic() < until:
+        some = lines[at : at + _AT_ONCE]
+        try:
+            client.raw_insert(
+                nowhere, insert_block=b"\n".join(some), fmt="JSONEachRow", settings=dict(settings)
+            )
+        except DatabaseError as error:
+            row = row_of(str(error))
+            if row is None or not 0 <= row < len(some):
+                break  # no right to do this, perhaps
+            found[at + row] = str(error).splitlines()[0][:1000]
+            at += row + 1
+        else:
+            at += len(some)
+    return found
+
+
+def _nowhere(client: Client) -> str:
+    """What takes the rows of the landing table, and keeps none."""
+    columns = client.query(
+        "SELECT name, type FROM system.columns WHERE database = currentDatabase() "
+        "AND table = {table:String} AND default_kind NOT IN ('MATERIALIZED', 'ALIAS') "
+        "ORDER BY position",
+        parameters={"table": LANDING},
+    ).result_rows
+    structure = ", ".join(f"`{name}` {kind}" for name, kind in columns)
+    quoted = structure.replace("\\", "\\\\").replace("'", "\\'")
+    return f"FUNCTION null('{quoted}')"

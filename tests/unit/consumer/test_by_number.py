@@ -1,0 +1,31 @@
+"""The row that a refusal names, also where a line that it quotes names another."""
+
+from __future__ import annotations
+
+import pytest
+
+from consumer.by_number import row_of
+
+_SAID = (
+    "Received ClickHouse exception, code: {code}, server response: Code: {code}. DB::Exception: "
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "row"),
+    [
+        (
+            691,
+            "Unknown element 'Z' for enum: (while reading the value of key country): (at row 7)",
+            6,
+        ),
+        (27, "Cannot parse input: expected '\"' before: 'long (at row 3)': (at row 251)", 250),
+        (27, "before: 'code: 469, is violated at row 3.': (at row 9)", 8),
+        (469, "Constraint `mine` for table p.l (uuid) is violated at row 4. Expression: (x)", 3),
+        (469, "Constraint `m` for table t is violated at row 4. Values: x = '(at row 9)'", 3),
+        (252, "Too many parts", None),
+        (469, "Constraint of another wording", None),
+    ],
+)
+def test_the_row_that_a_refusal_names(code: int, text: str, row: int | None) -> None:
+    assert row_of(_SAID.format(code=code) + text) == row
