@@ -189,28 +189,6 @@ class TestApacheKafka:
         assert refusal.value.args[0].code() == KafkaError.OFFSET_METADATA_TOO_LARGE
         assert member.committed(0) == (1, "kept")
 
-    def test_a_recreated_topic_has_a_new_id_no_offsets_and_no_commits(
-        self, kafka: Kafka, group: str
-    ) -> None:
-        topic = kafka.create_topic(partitions=1)
-        first_id = kafka.topic_id(topic)
-        assert kafka.topic_id(topic) == first_id
-        self._produce(kafka, topic, 3)
-        member = Member(kafka.bootstrap_servers, group, topic)
-        member.join()
-        wait_until(lambda: member.assigned() == {0}, 30, "it is assigned")
-        member.commit(0, 3, "intent")
-        member.consumer.close()
-
-        kafka.delete_topic(topic)
-        kafka.create_topic(partitions=1, name=topic)
-
-        assert kafka.topic_id(topic) != first_id
-        later = Member(kafka.bootstrap_servers, group, topic)
-        assert later.consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=15) == (0, 0)
-        assert later.committed(0)[0] == -1001
-        later.consumer.close()
-
     def test_records_carry_the_time_of_their_append(self, kafka: Kafka) -> None:
         topic = kafka.create_topic(partitions=1)
         self._produce(kafka, topic, 1, timestamp=1_000)

@@ -50,7 +50,7 @@ from consumer.partition import Limits, Now, Partition, Phase
 from consumer.retry import Backoff
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, row
 from tests.simulation.faults import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS
-from tests.simulation.kafka_model import TOPIC_IDS, Kafka, Request, key
+from tests.simulation.kafka_model import TOPIC_IDS, Kafka, OutOfRange, Request, key
 from tests.simulation.watch import Watch
 
 LIMITS = Limits(
@@ -188,16 +188,19 @@ class Consumer:
         position = self._positions.get(number)
         if position is None:
             return []
-        if position < self._kafka.lows[number]:
+        try:
+            offsets, values = self._kafka.fetch(number, position, rng.randint(1, 4))
+        except OutOfRange:
             self.rejoin_why = "out of range"
             return []
-        offsets, values = self._kafka.fetch(number, position, rng.randint(1, 4))
-        if not offsets:
+        behind = offsets[-1] + 1 if offsets else position
+        following = self._kafka.following(number, behind)
+        if following == position:
             return []
         # Where nothing but markers follows, the position may be told past them, or not.
-        position = rng.choice((offsets[-1] + 1, self._kafka.following(number, offsets[-1] + 1)))
-        self._positions[number] = position
-        return self.assignment.records(number, Records(offsets, values, position, now.ms), now)
+        told = rng.choice((behind, following))
+        self._positions[number] = told
+        return self.assignment.records(number, Records(offsets, values, told, now.ms), now)
 
     def _hear(self, what: str, number: int, event: CommitAnswered | None, now: Now) -> None:
         match what:

@@ -34,13 +34,18 @@ class Request:
     metadata: str
 
 
+class OutOfRange(Exception):
+    """There is no such position in the log."""
+
+
 class Kafka:
     def __init__(self, profile: Profile, rng: random.Random) -> None:
         self._profile = profile
         self._rng = rng
         self.incarnation = 0
-        self.logs = [_log(p, profile, rng) for p in range(profile.partitions)]
-        self.ends = [log[-1][0] + 1 for log in self.logs]
+        made = [_log(p, profile, rng) for p in range(profile.partitions)]
+        self.logs = [log for log, _ in made]
+        self.ends = [end for _, end in made]
         self.visible = [0] * profile.partitions  # how much of each log has been produced
         self.lows = [0] * profile.partitions
         self.commits: list[tuple[int | None, str | None]] = [
@@ -71,8 +76,9 @@ class Kafka:
         its members do not notice by themselves."""
         self.incarnation += 1
         numbers = range(self._profile.partitions)
-        self.logs = [_log(self.key(p), self._profile, self._rng) for p in numbers]
-        self.ends = [log[-1][0] + 1 for log in self.logs]
+        made = [_log(self.key(p), self._profile, self._rng) for p in numbers]
+        self.logs = [log for log, _ in made]
+        self.ends = [end for _, end in made]
         self.visible = [self._rng.randint(0, len(log)) for log in self.logs]
         self.lows = [0 for _ in numbers]
         self.commits = [(None, None) for _ in numbers]
@@ -115,27 +121,36 @@ class Kafka:
     # --- records -----------------------------------------------------------------------------
 
     def high(self, partition: int) -> int:
-        shown = self.visible[partition]
-        return 0 if not shown else self.logs[partition][shown - 1][0] + 1
+        """Behind the last record, and behind what markers follow the very last."""
+        shown, log = self.visible[partition], self.logs[partition]
+        if shown == len(log):
+            return self.ends[partition]
+        return 0 if not shown else log[shown - 1][0] + 1
 
     def trim(self, partition: int, low: int) -> None:
         self.lows[partition] = min(low, self.high(partition))
 
     def following(self, partition: int, position: int) -> int:
-        """The first record at or after `position`, or the position where none is visible."""
+        """The first record at or after `position`, or the log's end where none is visible."""
         shown = self.logs[partition][: self.visible[partition]]
-        return next((o for o, _ in shown if o >= position), position)
+        return next((o for o, _ in shown if o >= position), max(position, self.high(partition)))
 
     def fetch(
         self, partition: int, position: int, most: int
     ) -> tuple[list[int], list[bytes | None]]:
+        """Raises OutOfRange before the log's start and behind its end."""
+        if not self.lows[partition] <= position <= self.high(partition):
+            raise OutOfRange
         shown = self.logs[partition][: self.visible[partition]]
         found = [(o, v) for o, v in shown if o >= position][:most]
         return [o for o, _ in found], [v for _, v in found]
 
 
-def _log(key: int, profile: Profile, rng: random.Random) -> list[tuple[int, bytes | None]]:
-    """Records with holes, packs of several lines, tombstones, blank lines and bad lines."""
+def _log(
+    key: int, profile: Profile, rng: random.Random
+) -> tuple[list[tuple[int, bytes | None]], int]:
+    """Records with holes, packs of several lines, tombstones, blank lines and bad lines; and the
+    log's end, before which there may be a hole too."""
     log: list[tuple[int, bytes | None]] = []
     offset = 0
     for _ in range(profile.records):
@@ -154,7 +169,7 @@ def _log(key: int, profile: Profile, rng: random.Random) -> list[tuple[int, byte
         else:
             log.append((offset, text))
         offset += 1 if rng.random() < 0.85 else 2
-    return log
+    return log, offset
 
 
 def _fault(profile: Profile, rng: random.Random) -> str:

@@ -58,6 +58,7 @@ class World:
         self.seconds = 1000.0
         self.kafka = Kafka(profile, self._rng)
         self.clickhouse = ClickHouse(profile, 0.0)
+        self.clickhouse.ledger_first = seed % 2 == 0
         self.watch = Watch(profile, self.kafka, self.clickhouse)
         self.consumers = [
             Consumer(
