@@ -43,6 +43,7 @@ from tests.integration.schemas.landing import insert, token
 MONTHS = ("202610", "202611")  # those of made.START and of the days after it
 REFUSED = 469
 SECONDS = 60.0
+_BETWEEN_SECONDS = 0.05  # batches beside a rebuild: some in each of its steps, and time for both
 Batch = tuple[list[made.Event], str]
 
 
@@ -132,6 +133,7 @@ class Inserting(threading.Thread):
                 self.held += land(self._client, batch)
                 self.landed += batch[0]
                 self.batches += 1
+                self._stopped.wait(_BETWEEN_SECONDS)
         except Exception as error:  # shown where it is joined
             self.error = error
 
@@ -243,7 +245,8 @@ def test_what_lands_while_it_counts_is_counted_once(client: Client, merged: bool
     """New events, and copies received later and *earlier* than what was counted: the latter take
     the place of the counted rows, which after a merge are not there any more."""
     events, more = shuffled(80, 7), shuffled(80, 8)
-    copies = made.resent(events, 0.5, 7)
+    november = made.milliseconds(datetime(2026, 11, 1, tzinfo=UTC))
+    copies = made.resent([each for each in events if each["created_at"] < november], 0.5, 7)
     for number, copy in enumerate(copies):
         if number % 2:
             copy["received_at"] -= 2 * 86_400_000
@@ -258,7 +261,6 @@ def test_what_lands_while_it_counts_is_counted_once(client: Client, merged: bool
         client, client.database or "", "202610", REBUILDABLE,
         seconds=SECONDS, progress=_at("events counted", act),
     )  # fmt: skip
-    rebuild(client, client.database or "", "202611", REBUILDABLE, seconds=SECONDS)
     assert against_truth(client, once([*events, *more, *copies])) == []
 
 
@@ -269,12 +271,12 @@ def test_beside_inserts_all_the_time(clickhouse: ClickHouse, client: Client) -> 
     before = shuffled(30, 9)
     land(client, *batches(before, partition=1))
     inserting.start()
-    for number in range(4):
+    for number in range(3):
         rebuild_all(client, REBUILDABLE if number == 1 else SUMMED)
-        if number == 2:
+        if number == 1:
             client.command("OPTIMIZE TABLE events FINAL")
     inserting.stop()
-    print(f"8 rebuilds beside {inserting.batches} batches, held {inserting.held} times")
+    print(f"6 rebuilds beside {inserting.batches} batches, held {inserting.held} times")
     assert inserting.batches > 8
     assert against_truth(client, Truth([*before, *inserting.landed])) == []
     assert left_behind(client) == []
@@ -646,7 +648,7 @@ def test_restore_mends_what_hangs_on_the_rows(client: Client) -> None:
     restore(client, client.database or "", Span("topic-id", 5, 0, 7), (), seconds=SECONDS)
     assert ledger(client) == before
     assert against_truth(client, Truth(everything)) == []
-    again = restore(client, client.database or "", *given, seconds=SECONDS)
+    again = restore(client, client.database or "", given[0], MONTHS[:1], seconds=SECONDS)
     assert again.ledger_rows == 0
     assert against_truth(client, Truth(everything)) == []
     land(client, *sent)  # and every token is still taken
@@ -667,10 +669,7 @@ def test_restore_without_any_ledger_row_counts_what_is_there(client: Client) -> 
     assert nothing.ledger_rows == 0
 
 
-@pytest.mark.parametrize("crash", [False, True])
-def test_a_range_is_taken_out_and_comes_back_under_another_epoch(
-    client: Client, crash: bool
-) -> None:
+def test_a_range_is_taken_out_and_comes_back_under_another_epoch(client: Client) -> None:
     events = shuffled(40, 25)
     sent = batches(events)
     land(client, *sent)
@@ -682,8 +681,9 @@ def test_a_range_is_taken_out_and_comes_back_under_another_epoch(
     with pytest.raises(SchemaError, match=r"the batch \[0, 150\) lies in the range only in part"):
         remove(client, database, Span("topic-id", 0, 100), seconds=SECONDS)
     assert remove(client, database, span, seconds=SECONDS) == set(MONTHS)
-    if crash:  # before the rebuild: all over again
-        assert remove(client, database, span, seconds=SECONDS) == set(MONTHS)
+    assert one(client, f"SELECT count() FROM events WHERE {span.within}") == 0
+    # after a crash, before the rebuild or in it: all over again
+    assert remove(client, database, span, seconds=SECONDS) == set(MONTHS)
     rebuild_all(client, REBUILDABLE)
     forget(client, database, span, seconds=SECONDS)
     assert against_truth(client, Truth(stays)) == []
