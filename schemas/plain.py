@@ -129,7 +129,8 @@ def _oddly_written(part: list[bytes]) -> tuple[_Flags, list[bool], list[int]]:
     minus and zero (no decoder tells -0 from 0; ClickHouse does), white space of an unusual kind
     before a value, and too much text.
     """
-    text = np.frombuffer(b"\n".join(part) + b"\n\n\n", np.uint8)
+    written = b"\n".join(part) + b"\n\n\n"
+    text = np.frombuffer(written, np.uint8)
     lengths = np.fromiter(map(len, part), np.int64, len(part))
     ends = np.cumsum(lengths + 1)
     colons = np.flatnonzero(text == ord(":"))
@@ -139,9 +140,10 @@ def _oddly_written(part: list[bytes]) -> tuple[_Flags, list[bool], list[int]]:
         (after == ord(" ")) & (next_after == ord("-"))
     )
     space = (before <= ord(" ")) | (after < ord(" ")) | ((after == ord(" ")) & (next_after <= 32))
-    escapes = np.flatnonzero(text == ord("\\"))
-    escapes = escapes[text[escapes + 1] == ord("u")]
     odd, escaped = lengths > LINE_BYTES, np.zeros(len(part), np.bool_)
     odd[np.searchsorted(ends, colons[minus | space], side="right")] = True
-    escaped[np.searchsorted(ends, escapes, side="right")] = True
+    if b"\\u" in written:
+        escapes = np.flatnonzero(text == ord("\\"))
+        escapes = escapes[text[escapes + 1] == ord("u")]
+        escaped[np.searchsorted(ends, escapes, side="right")] = True
     return odd, escaped.tolist(), keys.tolist()
