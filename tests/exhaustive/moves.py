@@ -225,10 +225,10 @@ def _asked(job: Job) -> tuple[str, Any]:
     for what, detail in (
         ("sifts", job.sift),
         ("looks for bad lines", job.isolate),
-        ("writes letters", [letter.offset for letter in job.letters]),
+        ("writes letters", [letter.offset for letter in job.letters] or None),
         ("asks for the topic's id", job.topic and job.topic.offset),
     ):
-        if detail:
+        if detail is not None:
             return what, detail
     return ("reads stamps" if job.stamps else "reads the coverage"), ""
 

@@ -6,14 +6,22 @@ is past its longest time stops where it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from consumer.commands import InsertAnswered, Outcome, ReadCoverage
+from consumer.commands import (
+    CoverageRead,
+    Event,
+    InsertAnswered,
+    Outcome,
+    ReadCoverage,
+    TopicRead,
+)
 from tests.exhaustive import server as model
 from tests.exhaustive.cores import NOW, moved_metadata, moved_ms
 from tests.exhaustive.scope import DEADLINE_SECONDS, MAX_SECONDS
 from tests.exhaustive.server import Running, Token
-from tests.exhaustive.state import Request, World, put, unsent
+from tests.exhaustive.state import Asking, Request, World, put, unsent
 from tests.exhaustive.world import Rules
 
 
@@ -82,6 +90,7 @@ def later(rules: Rules, world: World, seconds: float, ms: int) -> World:
                 job._replace(
                     read=read,
                     topic=asking,
+                    answer=_aged_answer(job.answer, asking, aged),
                     deadline=deadline,
                     first_attempt_ms=first_ms,
                     insert=insert,
@@ -121,6 +130,27 @@ def replaced(rules: Rules, world: World) -> World:
 def rebuilt(rules: Rules, world: World) -> World:
     """What is announced from here on is later than the rebuild, where that is looked at."""
     return later(rules, world, 0.0, 1000) if "rebuild" in rules.scope.faults else world
+
+
+def _aged_answer(
+    answer: Event | None, asking: Asking | None, aged: Callable[[int], int]
+) -> Event | None:
+    """An answer that waits to be heard: what it says of times is further in the past by now."""
+    match answer:
+        case CoverageRead(coverage):
+            batches = tuple(
+                replace(
+                    c,
+                    landed_ms=c.landed_ms and aged(c.landed_ms),
+                    announced_ms=c.announced_ms and aged(c.announced_ms),
+                )
+                for c in coverage.batches
+            )
+            started = coverage.server_started_ms and aged(coverage.server_started_ms)
+            return CoverageRead(replace(coverage, batches=batches, server_started_ms=started))
+        case TopicRead(topic_id) if asking is not None:
+            return TopicRead(topic_id, asking.metadata)
+    return answer
 
 
 def _aged(requests: tuple[Request, ...], ms: int, oldest: int) -> tuple[Request, ...]:

@@ -31,7 +31,11 @@ SCOPES = (
     Scope("rebuilds", log="ab", faults=(*_PASSING, "rebuild")),
     Scope("rare faults", log="ab", faults=_RARE),
     Scope("bad rows and rare faults", log="v", faults=(*_BAD, *_RARE)),
-    Scope("made again and rare faults", log="v", remade="w", faults=("recreate", *_BAD, *_RARE)),
+    Scope(
+        "made again and rare faults", log="v", remade="w",
+        faults=("recreate", *_BAD, "reset", "trim", "window", "rebuild"),
+    ),
+    Scope("made again, and a pause", log="a", remade="b", faults=("recreate", "pause")),
     Scope("three consumers", log="aba", consumers=3, faults=_GROUP),
     Scope("six records", log="ababab", faults=("rebalance", "crash", "commit unknown", *_SERVER)),
     Scope("three faults of the group", log="ab", faults=_GROUP, together=3),

@@ -304,7 +304,7 @@ class Rules:
         if not job.mine or world.consumers[i].core < 0:
             return world
         if self.may_pause(world):
-            return add(world, i, Job(True, answer=event))
+            return add(world, i, Job(True, answer=event, topic=job.topic))
         return self.hear(world, i, event)
 
     def land(self, world: World, running: Running) -> tuple[World, Running | None]:
