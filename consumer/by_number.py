@@ -21,7 +21,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from schemas.tables import LANDING
 
-_AT_ONCE = 2_000  # lines that are read again for each bad one among them
+_AT_ONCE = 2_000  # lines at first: twice as many after good ones, near a bad line's distance else
+_LEAST_AT_ONCE = 200
 _SECONDS = 10.0  # what is not found by then, the next insert names
 
 # A number in a text that is quoted must not be taken for the server's own: a constraint's stands
@@ -51,9 +52,9 @@ def unreadable(
         return found
     nowhere = _nowhere(client)
     until = time.monotonic() + _SECONDS
-    at = named + 1
+    at, size = named + 1, _AT_ONCE
     while at < len(lines) and time.monotonic() < until:
-        some = lines[at : at + _AT_ONCE]
+        some = lines[at : at + size]
         try:
             client.raw_insert(
                 nowhere, insert_block=b"\n".join(some), fmt="JSONEachRow", settings=dict(settings)
@@ -64,8 +65,10 @@ def unreadable(
                 break  # no right to do this, perhaps
             found[at + row] = str(error).splitlines()[0][:1000]
             at += row + 1
+            size = max(_LEAST_AT_ONCE, 2 * row)
         else:
-            at += len(some)
+            at += size
+            size *= 2
     return found
 
 
