@@ -143,13 +143,16 @@ class _Late:
 
 
 class ModelServer:
+    """`ledger_first`: of its views, of which the ledger is one."""
+
     names = {"a": "a", "b": "b"}  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, *, ledger_first: bool = True) -> None:
         profile = Profile("contract")
         self.seconds = _NOW
         self._kafka = Kafka(profile, random.Random(0))
         self.clickhouse = ClickHouse(profile, _STARTED)
+        self.clickhouse.ledger_first = ledger_first
         self._profile = profile
         watch = _Unwatched(profile, self._kafka, self.clickhouse)
         self.clickhouse.may_double = lambda row, stamp: True

@@ -32,7 +32,7 @@ from tests.contract.table_port import (
 from tests.contract.table_real import RealServer, StoppableServer
 from tests.fixtures.clickhouse import ClickHouse, OwnClickHouse
 
-BOTH = ["model", pytest.param("real", marks=pytest.mark.clickhouse)]
+SERVERS = ["model", "model-ledger-last", pytest.param("real", marks=pytest.mark.clickhouse)]
 MINUTE_MS = 60_000  # more than what clocks are allowed to differ
 
 
@@ -45,19 +45,19 @@ def real(request: pytest.FixtureRequest) -> Iterator[RealServer]:
     clickhouse.close()
 
 
-@pytest.fixture(params=BOTH)
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> TableServer:
-    if request.param == "model":
-        return ModelServer()
+    if request.param != "real":
+        return ModelServer(ledger_first=request.param == "model")
     found: RealServer = request.getfixturevalue("real")
     return found.fresh()
 
 
-@pytest.fixture(params=BOTH)
+@pytest.fixture(params=SERVERS)
 def stopped(request: pytest.FixtureRequest) -> StoppedServer:
     """A server that may be stopped."""
-    if request.param == "model":
-        return ModelServer()
+    if request.param != "real":
+        return ModelServer(ledger_first=request.param == "model")
     own: OwnClickHouse = request.getfixturevalue("own_clickhouse")
     apply(own.client("default"), own.database)
     found = StoppableServer(own)
@@ -208,7 +208,7 @@ def test_before_any_attempt_only_what_cannot_be_read_is_isolated(server: TableSe
     made = batch(server, 0, "abab", "", THROWN_ON, BAD)
     found = server.table.isolate(server.source, made, "", None)
     assert isinstance(found, Isolated)
-    assert [each.offset for each in found.letters] == [2]
+    assert [(each.offset, each.in_table) for each in found.letters] == [(2, False)]
 
 
 def test_a_view_throws_when_the_table_has_landed(server: TableServer) -> None:
