@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer import audit
 from consumer.config import consumer_settings
@@ -91,6 +91,10 @@ class World:
         self.commit_as(offset, encode(offset, said))
 
     def commit_as(self, offset: int, metadata: str) -> None:
+        wait_until(lambda: self._committed(offset, metadata), 30, "it is committed")
+
+    def _committed(self, offset: int, metadata: str) -> bool:
+        """False while a broker that has just started looks for the group's coordinator."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.kafka.bootstrap_servers,
@@ -100,8 +104,15 @@ class World:
             }
         )
         place = TopicPartition(self.topic, 0, offset, metadata=metadata)
-        consumer.commit(offsets=[place], asynchronous=False)
-        consumer.close()
+        try:
+            consumer.commit(offsets=[place], asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                raise
+            return False
+        finally:
+            consumer.close()
+        return True
 
     def letter(self, offset: int, **headers: str) -> None:
         producer = Producer({"bootstrap.servers": self.kafka.bootstrap_servers, "log_level": 0})

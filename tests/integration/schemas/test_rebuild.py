@@ -5,6 +5,7 @@ The truth is computed in plain Python from what was inserted (tests/fixtures/tru
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import subprocess
@@ -343,17 +344,20 @@ def test_an_insert_that_does_not_end_is_let_go_on(clickhouse: ClickHouse, client
     doubled = "INSERT INTO sessions_daily SELECT * FROM sessions_daily"
     client.command(doubled)
     events = one(client, "SELECT sum(events) FROM sessions_daily")
-    insert_slow = threading.Thread(
-        target=lambda: other.command(
-            "INSERT INTO events_landing (id, project_id, session_id, name, created_at) "
-            "SELECT generateUUIDv4(), 'p', 's', toString(sleepEachRow(3)), 1793491199000 "
-            "FROM numbers(3) SETTINGS max_block_size = 1"
-        )
-    )
+
+    def never_ends() -> None:
+        with contextlib.suppress(ClickHouseError):  # it is killed
+            other.command(
+                "INSERT INTO events_landing (id, project_id, session_id, name, created_at) "
+                "SELECT generateUUIDv4(), 'p', 's', toString(sleepEachRow(1)), 1793491199000 "
+                "FROM numbers(60) SETTINGS max_block_size = 1"
+            )
+
+    insert_slow = threading.Thread(target=never_ends)
     insert_slow.start()
     wait_until(
         lambda: one(client, "SELECT count() FROM system.processes WHERE query LIKE "
-                    "'%sleepEachRow(3)%' AND query_kind = 'Insert'") > 0,
+                    "'%sleepEachRow(1)%' AND query_kind = 'Insert'") > 0,
         10, "the insert runs", 0.01,
     )  # fmt: skip
     with pytest.raises(SchemaError, match=r"an insert did not end \(INSERT INTO events_landing"):
@@ -363,7 +367,9 @@ def test_an_insert_that_does_not_end_is_let_go_on(clickhouse: ClickHouse, client
         )  # fmt: skip
     assert one(client, "SELECT sum(events) FROM sessions_daily") == events
     assert left_behind(client) == []
+    client.command("KILL QUERY WHERE query LIKE '%sleepEachRow(1)%' AND query_kind = 'Insert'")
     insert_slow.join(30)
+    assert not insert_slow.is_alive()
 
 
 # --- the hold ------------------------------------------------------------------------------------
