@@ -86,8 +86,8 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A letter's record. `stands_at`: its partition and offset in the topic of letters."""
+class Letter:
+    """What is said of a letter. `stands_at`: its partition and offset in the topic of letters."""
 
     identity: Identity
     topic: str
@@ -95,22 +95,21 @@ class Stored:
     error: str
     at_ms: int
     in_table: bool
-    value: bytes
     stands_at: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class Stored(Letter):
+    """A letter's record."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Letter):
     """A letter as the index knows it. `error` is its beginning; `size`: the bytes of its line."""
 
-    identity: Identity
-    topic: str
-    reason: str
-    error: str
-    at_ms: int
-    in_table: bool
     size: int
-    stands_at: tuple[int, int]
     copies: int
     marker: Marker | None
 
@@ -237,8 +236,8 @@ class Index:
                 place = None if to[0] is None else Position(*to)
                 marker = Marker(identity, done, settled_ms, place)
             yield Listed(
-                identity, topic, reason, error, at_ms, bool(in_table), size,
-                (stands_at[0], stands_at[1]), copies, marker,
+                identity, topic, reason, error, at_ms, bool(in_table),
+                (stands_at[0], stands_at[1]), size, copies, marker,
             )  # fmt: skip
 
     def pages(self, most: int, most_bytes: int) -> Iterator[list[Listed]]:

@@ -32,7 +32,7 @@ def stored(
     offset: int, line: int = 0, *, in_table: bool = False, at_ms: int = 1_000, value: bytes = b"{}"
 ) -> Stored:
     identity = Identity("topic-id", 3, offset, line)
-    return Stored(identity, "events", "empty", "", at_ms, in_table, value, (0, offset))
+    return Stored(identity, "events", "empty", "", at_ms, in_table, (0, offset), value)
 
 
 def replayed(offset: int, to: int) -> Marker:
@@ -78,7 +78,7 @@ def test_a_letter_is_read_as_it_was_written(in_table: bool) -> None:
     letter = Letter(17, 2, b"\xff", "invalid_utf8", "at byte 0", in_table)
     found = read_record(b"\xff", dict(letter_headers(_SOURCE, letter, 5_000)), (1, 7))
     assert found == Stored(
-        _IDENTITY, "events", "invalid_utf8", "at byte 0", 5_000, in_table, b"\xff", (1, 7)
+        _IDENTITY, "events", "invalid_utf8", "at byte 0", 5_000, in_table, (1, 7), b"\xff"
     )
 
 
