@@ -6,7 +6,7 @@ Everything that a core commands is carried out here at once; what it is told com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from consumer.batch import Batch
 from consumer.commands import (
@@ -41,13 +41,13 @@ from tests.exhaustive.cores import (
     TOPIC,
     TOPIC_IDS,
     Cores,
-    announced,
     base,
     decoded,
     moved_metadata,
     moved_ms,
     written_now,
 )
+from tests.exhaustive.naming import name
 from tests.exhaustive.promises import Promises
 from tests.exhaustive.scope import Scope
 from tests.exhaustive.server import Insert, Running, Server, Violation
@@ -192,7 +192,7 @@ class Rules:
         return self.carry_out(world, i, *self.cores.tick(c.core, c.version, late=late))
 
     def carry_out(self, world: World, i: int, core: int, commands: Sequence[Command]) -> World:
-        fresh = self._name(world, commands)
+        fresh = name(world, commands)
         c = world.consumers[i]._replace(core=self.cores.named(core, fresh))
         world = put(world, i, c)
         for command in commands:
@@ -243,18 +243,6 @@ class Rules:
         if unread is not None and unread <= world.high and not self.may_pause(world):
             world = self.read(world, i, unread)
         return world
-
-    def _name(self, world: World, commands: Sequence[Command]) -> int:
-        """Of what is announced anew: the least number that tells it from all of the same range and
-        epoch that was announced before and is still known anywhere. (A mend's pieces: of its
-        epoch.) Two announcements are never made in the same millisecond."""
-        for command in commands:
-            if isinstance(command, SendCommit):
-                note = announced(command.offset, command.metadata)
-                if note is not None:
-                    used = {o[3] % 1000 for o in _announced(world) if _alike(note, o)}
-                    return next(n for n in range(990) if n not in used)
-        return 0
 
     def _send_commit(self, c: Consumer, offset: int, metadata: str, fresh: int) -> Consumer:
         even = moved_metadata(offset, metadata, 0, self._oldest_ms, fresh)
@@ -383,38 +371,6 @@ def _knows_of_the_first(world: World) -> bool:
 def offset_of(commands: Sequence[Command]) -> int | None:
     """Of the commit that is sent with them."""
     return next((c.offset for c in commands if isinstance(c, SendCommit)), None)
-
-
-_Announced = tuple[int, int, int, int]  # first, end, epoch, epoch ms
-
-
-def _announced(world: World) -> Iterator[_Announced]:
-    """Everything announced that is still known somewhere."""
-    tokens = [known[0] for known in world.server.known]
-    tokens += [running.insert.token for running in world.server.orphans]
-    commits: list[tuple[int | None, str | None]] = [(world.offset, world.metadata)]
-    for c in world.consumers:
-        commits += [(r.offset, r.metadata) for r in (*c.wire, *c.strays)]
-        tokens += [job.insert.token for job in c.jobs if job.insert is not None]
-        tokens += [job.running.insert.token for job in c.jobs if job.running is not None]
-    for ghost in world.ghosts:
-        commits += [(r.offset, r.metadata) for r in ghost.strays]
-    for first, end, epoch, _, _, ms in tokens:
-        yield first, end, epoch, ms
-    for line in world.server.ledger:
-        if line.announced_ms is not None:
-            yield line.first, line.end, line.epoch, line.announced_ms
-    for offset, metadata in commits:
-        note = None if offset is None else decoded(offset, metadata)
-        if isinstance(note, Intent | Mark):
-            least = base(note.topic_id)
-            yield least + note.first, least + note.end, note.epoch, note.time_ms
-
-
-def _alike(note: Intent | Mark, other: _Announced) -> bool:
-    least = base(note.topic_id)
-    same = other[:2] == (least + note.first, least + note.end) or isinstance(note, Mark)
-    return same and other[2] == note.epoch
 
 
 def _stamp(epoch: int) -> Mark:
