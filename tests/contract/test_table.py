@@ -143,15 +143,15 @@ def test_a_log_that_knows_what_is_not_there_answers_as_if_it_had_landed(
 
 
 @among_others
-@pytest.mark.parametrize(("later", "times"), [(39, 1), (40, 2)])
-def test_a_window_of_40_knows_its_newest_40_entries(
+@pytest.mark.parametrize(("later", "times"), [(29, 1), (30, 2)])
+def test_a_window_of_30_knows_its_newest_30_entries(
     server: TableServer, later: int, times: int
 ) -> None:
-    server.set_window(40)
+    server.set_window(30)
     made = batch(server, 0, "aa")
     insert(server, made)
     server.others(later)
-    assert coverage(server).window_entries == 40
+    assert coverage(server).window_entries == 30
     assert insert(server, made).outcome is Outcome.LANDED
     assert server.rows() == server.counted() == once((0, 1) * times)
 
