@@ -25,8 +25,8 @@ _BAD = ("letters fail", "view mended")
 SCOPES = (
     Scope("everyday", faults=_PASSING),
     Scope("bad rows", log="avx", faults=(*_PASSING, *_BAD)),
-    Scope("a reset", log="ab", faults=(*_PASSING, "trim", "window", "reset")),
-    Scope("pauses", log="ab", faults=(*_PASSING, "pause")),
+    Scope("a reset", log="aba", faults=(*_PASSING, "trim", "window", "reset")),
+    Scope("pauses", log="aba", faults=(*_PASSING, "pause")),
     Scope("made again", log="a", remade="b", faults=(*_PASSING, "recreate")),
     Scope("rebuilds", log="ab", faults=(*_PASSING, "rebuild")),
     Scope("rare faults", log="ab", faults=_RARE),
