@@ -279,6 +279,9 @@ class KafkaLog:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._listener is not None
+        if self._consumer is None:  # leaving: a rebalance has ended within its `close`
+            self._take(consumer, [])
+            return
         if not partitions:
             self._take(consumer, [])
             self._listener.assigned({})
