@@ -22,7 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import urllib3
 from clickhouse_connect.driver.client import Client
@@ -42,12 +42,13 @@ from consumer.commands import (
 )
 from consumer.config import ConsumerSettings
 from consumer.content import Content
+from consumer.coverage import covered
 from consumer.ledger import Source
-from consumer.recovery import Coverage, Covered
+from consumer.recovery import Coverage
 from schemas.connection import CONNECT_SECONDS, SchemaError, open_client
 from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import Span, restore
-from schemas.tables import BATCHES, DEDUPLICATED, EVENTS, HOLD, LANDING, SUMMED
+from schemas.tables import BATCHES, DEDUPLICATED, HOLD, LANDING, SUMMED
 
 log = logging.getLogger("consumer.clickhouse")
 
@@ -225,7 +226,15 @@ class ClickHouseTable:
             self._patient() if whole else contextlib.nullcontext(self.client()) as client,
         ):
             server = self._server(client)
-            batches = self._covered(client, server, source, offset, whole=whole)
+            batches = covered(
+                client,
+                source,
+                offset,
+                whole=whole,
+                clock_ahead_ms=server.clock_ahead_ms,
+                # that many lines since the oldest of them, and all is old: see Coverage.old
+                foldable_from=server.window_entries // 2 + 1,
+            )
             if since_ms is None:
                 since_ms = min((c.landed_ms for c in batches), default=int(time.time() * 1000))
             entries = client.query(
@@ -244,65 +253,6 @@ class ClickHouseTable:
                 )
             )
         return failed[0]
-
-    def _covered(
-        self, client: Client, server: _Server, source: Source, offset: int, *, whole: bool
-    ) -> tuple[Covered, ...]:
-        at = {"topic_id": source.topic_id, "partition": source.partition, "offset": offset}
-        covered: dict[tuple[int, int, int], Covered] = {}
-        # a line that was written twice counts once
-        for first, end, epoch, partitions, landed_ms, rows, *announced in client.query(
-            "SELECT first, end, epoch, groupArray(clickhouse_partition), "
-            "toUnixTimestamp64Milli(min(at)), sum(most_rows), max(expected), max(version), "
-            "toUnixTimestamp64Milli(max(announced)) FROM ("
-            "SELECT first, end, epoch, clickhouse_partition, min(landed_at) AS at, "
-            "max(rows) AS most_rows, max(expected_rows) AS expected, max(rows_version) AS version, "
-            f"max(announced_at) AS announced FROM {BATCHES} "
-            "WHERE topic_id = {topic_id:String} AND partition = {partition:UInt32} "
-            "AND end > {offset:UInt64} GROUP BY first, end, epoch, clickhouse_partition) "
-            "GROUP BY first, end, epoch",
-            parameters=at,
-        ).result_rows:
-            covered[first, end, epoch] = Covered(
-                first=first,
-                end=end,
-                epoch=epoch,
-                stamped=frozenset(),
-                listed=frozenset(partitions),
-                landed_ms=landed_ms - server.clock_ahead_ms,
-                listed_rows=rows,
-                # a line that was restored from the rows knows no more than they
-                expected_rows=announced[0],
-                version=announced[1] or None,
-                announced_ms=announced[2] or None,
-            )
-        if whole:
-            self._refuse_deletions(client)
-            # The ledger is written by a view, and can lack, or have alone, what a crash cut off.
-            for first, end, epoch, partitions in client.query(
-                "SELECT _first, _end, _epoch, groupUniqArray(_partition_id) "
-                f"FROM {EVENTS} WHERE _topic_id = {{topic_id:String}} "
-                "AND _partition = {partition:UInt32} AND _end > {offset:UInt64} "
-                "GROUP BY _first, _end, _epoch",
-                parameters=at,
-            ).result_rows:
-                known = covered.get((first, end, epoch))
-                if known is None:
-                    known = Covered(first, end, epoch, frozenset(), frozenset(), 0)
-                covered[first, end, epoch] = replace(known, stamped=frozenset(partitions))
-        return tuple(covered[key] for key in sorted(covered))
-
-    def _refuse_deletions(self, client: Client) -> None:
-        """Rows that a rewind is still taking out are seen until the server has done with it, also
-        when whoever began it is gone: they are not there."""
-        unfinished = client.query(
-            "SELECT count() FROM system.mutations WHERE database = {database:String} "
-            "AND table = {table:String} AND NOT is_done AND NOT is_killed "
-            "AND position(command, '_topic_id') > 0",
-            parameters={"database": self._database, "table": EVENTS},
-        ).result_rows[0][0]
-        if unfinished:
-            raise SchemaError(f"the server is still deleting batches from {EVENTS}, for a rewind")
 
     # --- after a doubt -----------------------------------------------------------------------
 

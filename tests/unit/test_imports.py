@@ -13,7 +13,8 @@ PURE = (
     "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending",
     "share",
 )  # fmt: skip
-ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "by_number", "dead_letters")
+ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "coverage", "by_number",
+            "dead_letters")  # fmt: skip
 # What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
 # other way round: they share adapters and the core's types, and nothing that acts.
 SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
@@ -38,7 +39,8 @@ KNOWS = {
     "assignment": {"batch", "commands", "partition"},
 }
 ADAPTERS_KNOW = {
-    "ports", "batch", "ledger", "recovery", "commands", "config", "content", "by_number",
+    "ports", "batch", "ledger", "recovery", "commands", "config", "content", "coverage",
+    "by_number",
     "kafka_client",
 }  # fmt: skip
 # The types that the ports speak with: what an adapter may take of the modules that decide.
