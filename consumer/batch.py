@@ -97,8 +97,15 @@ class Batch:
 
     def only(self, wanted: Iterable[bool]) -> Batch:
         """The same range with those of its lines that are wanted, as a text of its own."""
-        kept = [origin for origin, keep in zip(self.origins(), wanted, strict=True) if keep]
-        text = b"\n".join(line for _, _, line in kept)
+        origins = zip(self.origins(), wanted, strict=True)
+        return self._of([origin for origin, keep in origins if keep])
+
+    def without(self, letters: Iterable[Letter]) -> Batch:
+        bad = {(letter.offset, letter.line) for letter in letters}
+        return self._of([origin for origin in self.origins() if origin[:2] not in bad])
+
+    def _of(self, kept: list[tuple[int, int, bytes]]) -> Batch:
+        text = b"\n".join([line for _, _, line in kept])
         return Batch(
             first=self.first,
             end=self.end,
@@ -107,13 +114,9 @@ class Batch:
             size_bytes=len(text),
             chunks=(text,) if kept else (),
             oldest_append_ms=self.oldest_append_ms,
-            places=tuple((offset, number) for offset, number, _ in kept),
+            places=tuple([(offset, number) for offset, number, _ in kept]),
             suspect=self.suspect,
         )
-
-    def without(self, letters: Iterable[Letter]) -> Batch:
-        bad = {(letter.offset, letter.line) for letter in letters}
-        return self.only((offset, number) not in bad for offset, number, _ in self.origins())
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ The rules that keep it exact, each where it is enforced:
 - the deadline counts from the *send* of the prepare (`_send_commit`) and is looked at before every
   send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
 - a replay keeps its range, its digest and its original time (`_launch`, `_prepare`);
-- a bad row never changes the range or the token (`_set_aside`);
+- a bad row never changes the range or the token (`_set_aside`); where a view threw on it, what was
+  tried before is over before the views are restored;
 - a commit whose outcome is unknown means leaving the group (`Rejoin`), never a guess;
 - after an attempt that was not cleanly answered, and a replay is one, an answer is believed only
   when the stamps agree (`_check`); where they do not, the range is in doubt (`_doubted`);
@@ -142,7 +143,8 @@ class _Flight:
     without `letters`, the lines that were set aside. `note` is what Kafka's commit says of it now,
     `named` what its token is made of: the intent also where a view threw on rows of it that are in
     the table, and its commit is a mark since.
-    `identified`: the topic was seen to be the same since the batch was read.
+    `identified`: the topic was seen to be the same since the batch was read. `unheard`: an attempt
+    of it may be running that nobody will tell us the end of.
     """
 
     batch: Batch | None
@@ -154,6 +156,7 @@ class _Flight:
     attempts: int = 0
     first_attempt_ms: int | None = None
     unclean: bool = False
+    unheard: bool = False
     looked_through: bool = False
     refusal: str = ""
     letters: tuple[Letter, ...] = ()
@@ -742,6 +745,7 @@ class Partition:
             return self._check() if flight.unclean else self._landed(now)
         if event.outcome is Outcome.RESTARTED:
             return self._doubted(event.why, now)
+        flight.unheard |= event.outcome is Outcome.FAILED
         if event.outcome is not Outcome.UNSENT and not event.untouched:
             flight.unclean = True
         elif not flight.unclean:
@@ -808,7 +812,14 @@ class Partition:
         self._writing = None
         flight.body = flight.batch.without(flight.letters)
         thrown = any(each.in_table for each in flight.letters)
-        if thrown and isinstance(flight.note, Intent) and not self._stopping:
+        if not thrown or self._stopping:
+            return [*told, *self._insert(now)]
+        if flight.replayed or flight.unheard:
+            # Its token may never land in the view: an older attempt of it could, after the restore.
+            self._share.add(flight.batch.rows, len(flight.letters))
+            why = f"a view threw on [{flight.batch.first}, {flight.batch.end}), tried before"
+            return [*told, *self._doubted(why, now)]
+        if isinstance(flight.note, Intent):
             return [*told, *self._mark_before_the_rest(flight, flight.note, now)]
         return [*told, *self._insert(now)]
 

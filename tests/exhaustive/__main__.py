@@ -17,7 +17,7 @@ from multiprocessing.managers import DictProxy
 
 from tests.exhaustive import record
 from tests.exhaustive.scope import FAULTS, Scope
-from tests.exhaustive.scopes import OPEN, QUICK, SCOPES, unpaired
+from tests.exhaustive.scopes import QUICK, SCOPES, unpaired
 from tests.exhaustive.search import Found, Search
 
 _Shown = tuple[int, int, int, float]
@@ -33,7 +33,7 @@ class _Task:
 def main() -> int:
     options = _options()
     if options.list:
-        for scope in (*SCOPES, *QUICK, *OPEN):
+        for scope in (*SCOPES, *QUICK):
             print(f"{scope.name}: {_sized(scope)}\n    {', '.join(scope.faults)}")
         print("\nfaults:")
         for name, what in FAULTS.items():
@@ -43,7 +43,7 @@ def main() -> int:
         return 0
     scopes = [
         scope
-        for scope in (QUICK if options.quick else OPEN if options.open else SCOPES)
+        for scope in (QUICK if options.quick else SCOPES)
         if not options.scope or any(name in scope.name for name in options.scope)
     ]
     if options.pairs:
@@ -70,7 +70,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.exhaustive", description=__doc__)
     parser.add_argument("--scope", action="append", help="part of a scope's name; again for more")
     parser.add_argument("--quick", action="store_true", help="the small scopes of the test")
-    parser.add_argument("--open", action="store_true", help="what is known to break a promise")
     parser.add_argument("--pairs", action="store_true", help="a search for each pair of faults")
     parser.add_argument("--minutes", type=float, default=15.0, help="at most, for each scope")
     parser.add_argument("--states", type=int, default=4_000_000, help="at most, for each scope")

@@ -102,6 +102,7 @@ _UNPREPARED = "without an own answered prepare"
 _DOUBLE = "double in the table"
 _LOST = r"commit \d passes .* not in the table"
 _UNSEEN = r"commit \d passes .* not in the view once"
+_AGAIN = "committed, and not once in the view"
 _UNTOLD = r"commit \d passes .* not in the dead letters"
 _STUCK = "does not come to an end"  # a commit that came late took back one that was final
 _LATE = "with deadline"
@@ -171,6 +172,12 @@ RULES = (
     Off(batches.letters_after_the_insert, _scope(log="ax"), _UNTOLD, 11),
     Off(batches.a_bad_row_changes_the_token, _scope(log="ax"), _UNPREPARED, 7),
     Off(batches.a_letter_is_not_looked_for_in_the_table, _scope(log="av"), _STUCK, 15),
+    Off(
+        batches.restore_beside_an_older_attempt,
+        _scope("rebalance", "view mended", log="v"),
+        _AGAIN,
+        23,
+    ),
     Off(no_mark_before_the_rest, _scope("crash", log="av"), _UNSEEN, 25),
     Off(the_rest_is_named_by_its_mark, _scope(log="av"), _DOUBLE, 13),
     Off(

@@ -56,8 +56,6 @@ class Scope:
     `versions`: of each consumer's rows' rules. `fresh`: the group has never committed.
     `window_seconds` None: the deduplication window counts entries only; `window_part` of it passes
     in one fault. `foreign_alike`: commits that are not ours are one, whatever they say.
-    `mended_beside`: the view is mended also while inserts run, or were given up and may still be
-    sent.
     """
 
     name: str
@@ -74,7 +72,6 @@ class Scope:
     fresh: bool = False
     foreign_alike: bool = True
     resets_again: bool = False
-    mended_beside: bool = False
 
     @property
     def logs(self) -> tuple[str, str]:

@@ -67,16 +67,9 @@ QUICK = (
     Scope("quick: a window", log="ab", faults=("window", "crash")),
     Scope("quick: a rebuild", log="ab", faults=("rebuild", "crash", "insert throws")),
     Scope("quick: bad rows", log="avx", faults=("crash", "letters fail", "insert unanswered")),
+    Scope("quick: a late insert", log="v", faults=("rebalance", "view mended")),
     Scope("quick: made again", log="a", remade="b", faults=("recreate", "crash")),
 )
-
-# What breaks a promise as the core is.
-OPEN = (
-    Scope(
-        "a view mended beside a late insert", log="v", faults=("rebalance", "view mended"),
-        mended_beside=True,
-    ),
-)  # fmt: skip
 
 
 def unpaired(scopes: tuple[Scope, ...]) -> list[tuple[str, str]]:

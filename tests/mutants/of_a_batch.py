@@ -102,6 +102,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_bad_rows.py::test_the_rest_goes_under_the_same_token_and_the_range_does_not_change",
     ),
     mutant(
+        "restored-beside-a-replay", 12, "where a view threw, what was tried before ends first",
+        _PARTITION,
+        "        if flight.replayed or flight.unheard:\n",
+        "        if flight.unheard:\n",
+        "test_bad_rows.py::test_where_a_view_threw_on_a_replay_older_attempts_are_over"
+        "_before_the_views_are_restored",
+    ),
+    mutant(
+        "restored-beside-an-unheard-attempt", 12, "and so does an attempt without an answer",
+        _PARTITION,
+        "        flight.unheard |= event.outcome is Outcome.FAILED\n",
+        "",
+        "test_bad_rows.py::test_where_a_view_threw_after_an_attempt_of_which_the_end_is_not_known",
+    ),
+    mutant(
         "letters-are-not-waited-for", 11, "letters are acknowledged before the rest is sent",
         _PARTITION,
         "        return [self._writing]\n\n    def _set_aside",

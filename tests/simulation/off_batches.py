@@ -253,6 +253,18 @@ def a_letter_is_not_looked_for_in_the_table(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Partition, "_isolate", unaware)
 
 
+def restore_beside_an_older_attempt(patch: pytest.MonkeyPatch) -> None:
+    """A view threw, and another attempt under the same token may still be on its way."""
+    set_aside = Partition._set_aside
+
+    def at_once(self: Partition, now: Now) -> list[Command]:
+        assert self._flight is not None
+        self._flight.replayed = self._flight.unheard = False
+        return set_aside(self, now)
+
+    patch.setattr(Partition, "_set_aside", at_once)
+
+
 def a_range_ends_at_its_last_record(patch: pytest.MonkeyPatch) -> None:
     """Not where the position is: behind it are only a transaction's markers."""
     add = Filling.add

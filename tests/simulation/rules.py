@@ -219,6 +219,11 @@ SCRIPTED: list[Scripted] = [
         hole=12,
     ),
     Scripted(
+        batches.restore_beside_an_older_attempt,
+        test_bad_rows.test_where_a_view_threw_on_a_replay_older_attempts_are_over_before_the_views_are_restored,
+        hole=12,
+    ),
+    Scripted(
         batches.no_share_is_too_much,
         test_bad_rows.test_more_than_the_share_of_a_full_window_stops_the_partition_before_any_letter,
     ),

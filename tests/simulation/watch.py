@@ -155,7 +155,7 @@ class Watch:
         """What leaves the log before it is whole cannot be asked for any more."""
         for offset, line in self._rows[number]:
             r = row(line)
-            if offset < low and self._unfinished(r):
+            if offset < low and (self._unfinished(r) or self._unlisted(r)):
                 self.excused.add(r.record)
 
     def landed(self, number: int) -> bool:
@@ -176,16 +176,23 @@ class Watch:
     def landed_to(self, number: int) -> int:
         """The first offset that has not landed whole, or the log's visible end."""
         for offset, line in self._rows[number]:
-            if self._unfinished(row(line)):
+            r = row(line)
+            if self._unfinished(r) or self._unlisted(r):
                 return offset
         return self._kafka.high(number)
+
+    def _unlisted(self, r: Row) -> bool:
+        """The table has it, and the ledger not its batch: its insert, or a mend, is not over."""
+        table = self._clickhouse
+        stamp = table.table.get(r)
+        return stamp is not None and (stamp, r.clickhouse_partition) not in table.ledger
 
     def _listed(self, number: int) -> None:
         """The ledger has a line for what the table is stamped with."""
         table = self._clickhouse
         for r, stamp in table.table.items():
             ours = r.partition == self._kafka.key(number) and r.record not in self.excused
-            if ours and (stamp, r.clickhouse_partition) not in table.ledger:
+            if ours and self._unlisted(r):
                 raise Violation(f"the ledger has no line for {r} of {stamp}")
 
 
