@@ -5,10 +5,12 @@ from __future__ import annotations
 from tests.mutants.mutant import Edit, Mutant
 
 _CLICKHOUSE, _CONTENT = "consumer/clickhouse.py", "consumer/content.py"
+_COVERAGE = "consumer/coverage.py"
 _CHECK, _REBUILD, _RESTORE = "schemas/check.py", "schemas/rebuild.py", "schemas/restore.py"
 _FRONT = "deploy/local/front/"
 _INSERTS = "tests/integration/consumer/test_inserts.py::"
 _TABLE = "tests/integration/consumer/test_table.py::"
+_FOLDING = "tests/integration/consumer/test_coverage.py::"
 _PREFLIGHT = "tests/integration/consumer/test_preflight.py::"
 _REBUILDING = "tests/integration/schemas/test_rebuild.py::"
 _MENDING = "tests/integration/front/test_mending_rules.py::"
