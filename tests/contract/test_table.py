@@ -36,16 +36,6 @@ from tests.contract.table_search import SearchServer
 from tests.fixtures.clickhouse import ClickHouse, OwnClickHouse
 
 SERVERS = ["model", "model-ledger-last", pytest.param("real", marks=pytest.mark.clickhouse)]
-# Where the search's server is simpler than the real one.
-UNLIKE = {
-    "test_ids_that_are_all_there_need_no_stamp": "looks at stamps alone",
-    "test_a_restore_writes_the_lines_of_its_range_and_counts_the_rows_of_its_partitions": (
-        "a restored line does not say how many rows are there"
-    ),
-    "test_a_restore_goes_by_the_rows_that_are_there": (
-        "a restored line does not say how many rows are there"
-    ),
-}
 MINUTE_MS = 60_000  # more than what clocks are allowed to differ
 
 
@@ -61,9 +51,6 @@ def real(request: pytest.FixtureRequest) -> Iterator[RealServer]:
 @pytest.fixture(params=["search", *SERVERS])
 def server(request: pytest.FixtureRequest) -> TableServer:
     if request.param == "search":
-        why = UNLIKE.get(request.node.originalname)
-        if why is not None:
-            request.applymarker(pytest.mark.xfail(reason=why, strict=True))
         return SearchServer()
     if request.param != "real":
         return ModelServer(ledger_first=request.param == "model")

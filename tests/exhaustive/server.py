@@ -235,14 +235,16 @@ def start(server: Server, scope: Scope) -> Server:
 
 
 def restore(server: Server, first: int, end: int, partitions: frozenset[str]) -> Server:
-    """What a restore leaves, at the moment at which it replaces: nothing runs then."""
+    """What a restore leaves, at the moment at which it replaces: nothing runs then. Of a batch that
+    has no line of its own it knows the rows that are there, and neither its rules nor its time."""
     lines = {line[:4] for line in server.ledger}
     tokens = {line[:3]: line[6:] for line in server.ledger}
-    added = [
-        Line(*e[:4], NOW_MS, e.rows.bit_count(), *tokens.get(e[:3], (None, None, None)))
-        for e in server.table
-        if e.first < end and first < e.end and e[:4] not in lines
-    ]
+    added = []
+    for e in server.table:
+        if e.first < end and first < e.end and e[:4] not in lines:
+            there = (stamped(server, *e[:3]).bit_count(), None, None)
+            line = Line(*e[:4], NOW_MS, e.rows.bit_count(), *tokens.get(e[:3], there))
+            added.append(line)
     server = server._replace(ledger=tuple(sorted((*server.ledger, *added))))
     for part in sorted(partitions):
         server = rebuild(server, part)
@@ -316,10 +318,11 @@ def entries_since(server: Server, since_ms: int, scope: Scope) -> int:
 
 
 def missing(server: Server, insert: Insert) -> frozenset[str]:
-    """ClickHouse partitions of a batch that have no row of it."""
+    """ClickHouse partitions of a batch that have no row of it, and lack an id of it."""
     stamp = insert.token[:3]
     landed = {entry.part for entry in server.table if entry[:3] == stamp}
-    return frozenset(part for part, _ in insert.rows if part not in landed)
+    there = in_table(server)
+    return frozenset(part for part, rows in insert.rows if part not in landed and rows & ~there)
 
 
 def rebuilt_since(server: Server, insert: Insert, since_ms: int) -> frozenset[str]:
