@@ -418,6 +418,15 @@ def test_just_the_share_is_set_aside() -> None:
     assert kinds(owner.on(Isolated(tuple(letter(n) for n in range(4))))) == ["WriteLetters"]
 
 
+def three_more_are_too_many(owner: Owner) -> None:
+    """Two of [0, 4) have been set aside."""
+    owner.read(4, 8)
+    owner.answered()
+    owner.inserted(Outcome.REFUSED)
+    report = only(owner.on(Isolated((letter(4), letter(5), letter(6)))), Report)
+    assert "5 of the last 8" in report.why
+
+
 def test_the_batches_before_count_with_their_letters() -> None:
     owner = Owner.reading(limits=FEW)
     owner.read(0, 4)
@@ -428,11 +437,7 @@ def test_the_batches_before_count_with_their_letters() -> None:
     owner.inserted()
     owner.stamped()
     owner.answered()
-    owner.read(4, 8)
-    owner.answered()
-    owner.inserted(Outcome.REFUSED)
-    report = only(owner.on(Isolated((letter(4), letter(5), letter(6)))), Report)
-    assert "5 of the last 8" in report.why
+    three_more_are_too_many(owner)
 
 
 def test_letters_of_a_batch_in_doubt_count_too() -> None:
@@ -452,11 +457,7 @@ def test_letters_of_a_batch_in_doubt_count_too() -> None:
     owner.answered()
     owner.on(Restored())
     owner.answered()
-    owner.read(4, 8)
-    owner.answered()
-    owner.inserted(Outcome.REFUSED)
-    report = only(owner.on(Isolated((letter(4), letter(5), letter(6)))), Report)
-    assert "5 of the last 8" in report.why
+    three_more_are_too_many(owner)
 
 
 def test_letters_of_a_first_refusal_count_with_those_of_the_second() -> None:
