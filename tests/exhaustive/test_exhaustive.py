@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.exhaustive.rules import RULES, Off
+from tests.exhaustive.record import told
 from tests.exhaustive.scope import Scope
 from tests.exhaustive.scopes import QUICK, SCOPES, unpaired
 from tests.exhaustive.search import Found, Search
@@ -58,3 +59,7 @@ def test_without_this_rule_the_shortest_schedule_is_found(
 
 def _printed(found: Found) -> str:
     return "\n".join((found.wrong, *found.schedule))
+
+
+def test_what_is_recorded_can_be_told() -> None:
+    assert "0 violations" in told()
