@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -444,12 +445,28 @@ def test_two_copies_in_one_batch(clickhouse_with_schema: ClickHouse) -> None:
 # --- the partition key, in Python ----------------------------------------------------------------
 
 
+_TURNS_MS = [
+    int(datetime(year, month, 1, tzinfo=UTC).timestamp() * 1000)
+    for year in range(2016, 2100)
+    for month in range(1, 13)
+]
+_NEAR_A_TURN = st.builds(
+    int.__add__, st.sampled_from(_TURNS_MS), st.integers(-7_200_000, 7_200_000)
+)
+
+
 @pytest.mark.clickhouse
 def test_python_knows_the_clickhouse_partition(clickhouse_with_schema: ClickHouse) -> None:
     client = clickhouse_with_schema.client()
 
     @settings(max_examples=20, deadline=None, database=None)
-    @given(st.lists(st.integers(CREATED_AT_FIRST, CREATED_AT_END - 1), min_size=1, max_size=200))
+    @given(
+        st.lists(
+            st.integers(CREATED_AT_FIRST, CREATED_AT_END - 1) | _NEAR_A_TURN,
+            min_size=1,
+            max_size=200,
+        )
+    )
     def holds(times: list[int]) -> None:
         answer = client.query(
             "SELECT arrayMap(t -> toString(toYYYYMM(fromUnixTimestamp64Milli(t, 'UTC'))), "
