@@ -155,25 +155,6 @@ def test_4095_bytes_of_metadata_pass(member: Member) -> None:
     assert member.committed(0) == (1, text)
 
 
-def test_an_ex_owner_that_is_still_a_member_overwrites_the_new_owners_commit(
-    members: tuple[Member, Member],
-) -> None:
-    old, new = members
-    old.join()
-    wait_until(lambda: old.assigned() == {0, 1}, 30, "the first has both partitions")
-    new.join()
-
-    def shared() -> bool:
-        return len(old.assigned()) == 1 and len(new.assigned()) == 1
-
-    wait_until(shared, 60, "each has one partition")
-    moved = new.assigned().pop()
-    assert moved not in old.assigned()
-    new.commit(moved, 5, "intent of the owner")
-    old.commit(moved, 2, "late commit of the ex-owner")
-    assert new.committed(moved) == (2, "late commit of the ex-owner")
-
-
 @pytest.mark.kafka
 class TestApacheKafka:
     """What the in-memory broker does not do."""

@@ -221,6 +221,7 @@ def test_its_parts_end_when_it_is_killed(make_run: Callable[..., MakeRun]) -> No
     stack.start()
 
 
+@pytest.mark.long  # the chaos kills brokers too
 @pytest.mark.usefixtures("kafka_jars")
 def test_with_apache_kafka_a_kill_of_the_broker_loses_nothing(
     make_run: Callable[..., MakeRun], kafka_jars: Path
