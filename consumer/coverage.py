@@ -22,6 +22,10 @@ from consumer.recovery import Covered
 from schemas.connection import SchemaError
 from schemas.tables import BATCHES, EVENTS
 
+_IN_LEDGER = (
+    "topic_id = {topic_id:String} AND partition = {partition:UInt32} AND end > {offset:UInt64}"
+)
+
 # One line a ClickHouse partition of a batch, of the ledger or of the rows. A line that was written
 # twice counts once; one that was restored from the rows knows no more than they.
 _LINES = f"""
@@ -29,8 +33,7 @@ SELECT first, end, epoch, clickhouse_partition AS part, 1 AS in_ledger, min(land
     max(rows) AS most_rows, max(expected_rows) AS expected, max(rows_version) AS version,
     max(announced_at) AS announced
 FROM {BATCHES}
-WHERE topic_id = {{topic_id:String}} AND partition = {{partition:UInt32}}
-    AND end > {{offset:UInt64}}
+WHERE {_IN_LEDGER}
 GROUP BY first, end, epoch, part"""  # noqa: S608
 
 # The ledger is written by a view, and can lack, or have alone, what a crash cut off.
@@ -124,8 +127,7 @@ def covered(
 
 def _many(client: Client, at: dict[str, object], foldable_from: int) -> bool:
     lines = client.query(
-        f"SELECT count() FROM {BATCHES} WHERE topic_id = {{topic_id:String}} "  # noqa: S608
-        "AND partition = {partition:UInt32} AND end > {offset:UInt64}",
+        f"SELECT count() FROM {BATCHES} WHERE {_IN_LEDGER}",  # noqa: S608
         parameters=at,
     ).result_rows[0][0]
     return bool(lines >= foldable_from)

@@ -25,6 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from consumer.batch import Letter
 from consumer.config import ConsumerSettings
+from consumer.kafka_client import connection
 from consumer.ledger import Source
 from schemas.logs import Sparing
 
@@ -98,9 +99,7 @@ def _encoded(headers: Mapping[str, str]) -> Headers:
 def producer_settings(settings: ConsumerSettings, timeout_seconds: float) -> dict[str, Any]:
     """What every producer of the consumer is made with."""
     return {
-        **settings.kafka,
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "client.id": "penstock-consumer",
+        **connection(settings),
         "acks": "all",
         "enable.idempotence": True,
         "delivery.timeout.ms": int(timeout_seconds * 1000),
