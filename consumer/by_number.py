@@ -39,6 +39,11 @@ def row_of(refusal: str) -> int | None:
     return int(named[-1]) - 1 if named else None
 
 
+def not_quoted(refusal: str) -> str:
+    """What a refusal says behind the text of the row that it quotes."""
+    return _AT_ROW.split(refusal)[-1]
+
+
 def unreadable(
     client: Client, settings: Mapping[str, int], lines: Sequence[bytes], refusal: str
 ) -> dict[int, str]:

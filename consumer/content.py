@@ -16,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch, Letter
-from consumer.by_number import unreadable
+from consumer.by_number import not_quoted, unreadable
 from consumer.commands import Sifted
 from consumer.ledger import Source
 from schemas.record import Fault, faults
@@ -145,16 +145,19 @@ class Content:
         settings: Mapping[str, int],
     ) -> tuple[Letter, ...]:
         """See `commands.Isolate`: the lines that are at fault by themselves; or else the row that
-        ClickHouse named, with those like it; or else the rows that the view which threw cannot
-        take. `settings`: those of an insert."""
+        ClickHouse named, with those like it. Where a view on `events` threw, the rows that it
+        cannot take, and no others: ClickHouse has read every line, so a line that is at fault by
+        our rules alone is in the table already. `settings`: those of an insert."""
         origins = list(batch.origins())
-        lines = [text for _, _, text in origins]
-        found = dict(faults(lines))
-        if not found:
-            named = unreadable(self._client, settings, lines, refusal)
-            found = {index: Fault("refused", why) for index, why in named.items()}
-        if not found and landed_epoch is not None:
-            found = self._thrown_out(source, batch, landed_epoch, refusal)
+        view = None if landed_epoch is None else self._view(refusal)
+        if view is not None and landed_epoch is not None:
+            found = self._thrown_out(view, source, batch, landed_epoch)
+        else:
+            lines = [text for _, _, text in origins]
+            found = dict(faults(lines))
+            if not found:
+                named = unreadable(self._client, settings, lines, refusal)
+                found = {index: Fault("refused", why) for index, why in named.items()}
         if not found:
             return ()
         in_table = self._in_table(source, batch, landed_epoch, found)
@@ -169,15 +172,10 @@ class Content:
             for index, fault in sorted(found.items())
         )
 
-    def _thrown_out(
-        self, source: Source, batch: Batch, epoch: int, refusal: str
-    ) -> dict[int, Fault]:
+    def _thrown_out(self, view: str, source: Source, batch: Batch, epoch: int) -> dict[int, Fault]:
         """The rows that a view on `events` cannot take. They are in the table when it throws, so
         its SELECT is tried on them there, on ever fewer: nothing is inserted for it."""
         lines = {i: line for i, line in enumerate(placed(batch)) if line is not None}
-        view = self._view(refusal)
-        if view is None or not lines:
-            return {}
         found: dict[int, Fault] = {}
         looks = 0
         suspects = _parts(list(lines))
@@ -195,8 +193,8 @@ class Content:
         return found
 
     def _view(self, refusal: str) -> str | None:
-        """The SELECT of the view that threw, over `{rows}` instead of `events`."""
-        for database, name in _VIEW.findall(refusal):
+        """The SELECT of the view on `events` that threw, over `{rows}` instead of `events`."""
+        for database, name in _VIEW.findall(not_quoted(refusal)):
             rows = self._client.query(
                 "SELECT as_select FROM system.tables "
                 "WHERE database = {database:String} AND name = {name:String}",

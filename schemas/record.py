@@ -8,20 +8,22 @@ real engine about both:
 - what `fault` passes, the landing table takes as exactly one row, in the ClickHouse partition that
   `schemas.tables.clickhouse_partition` names.
 
-Where a line stands must not decide what becomes of it: one that would land in a batch of good
-lines is not set aside because a neighbour is bad. So what ClickHouse reads in one sensible way
-passes, also where the contract is narrower: a member that is null is left out; a number, a truth
-value or a nested object where text is wanted is the text it was written as; a whole number may
-stand in quotes; raw control characters may stand in a text.
+Where a line stands must not decide what becomes of it. One that is not one object, which ClickHouse
+takes in some places only, makes its batch suspect (`consumer.batch`), and is set aside always. One
+that would land in a batch of good lines is not set aside because a neighbour is bad: so what
+ClickHouse reads in one sensible way passes, also where the contract is narrower: a member that is
+null is left out; a number, a truth value or a nested object where text is wanted is the text it was
+written as; a whole number may stand in quotes; raw control characters may stand in a text.
 
 It is stricter than ClickHouse where the row would not be what the line says, or where ClickHouse
 would take the line in one place only:
 
 - bytes that are not UTF-8, which no reader could be given back;
 - several objects on a line (as many rows), an array of objects (at the start of an insert only), a
-  line of white space or `[]` (no row), a comma or semicolon after the object;
-- what is no JSON: vertical tabs and form feeds between members, unknown escapes, a byte order mark
-  (taken at the start of an insert), numbers such as +1 or 01, a comma before a closing brace;
+  line of white space or `[]` (no row), a comma or semicolon after the object, a comma before it
+  (anywhere but at the start), a byte order mark (at the start);
+- what is no JSON: vertical tabs and form feeds between members, unknown escapes, numbers such as +1
+  or 01, a comma before a closing brace;
 - whole numbers that ClickHouse wraps round at 64 or 8 bits; is_bot other than 0 and 1;
 - `id` and `created_at` that are not written plainly: the consumer reads them too;
 - a member's name in other letters (`Path`), which newer servers take for `path` and older refuse;

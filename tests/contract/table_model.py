@@ -31,7 +31,7 @@ from tests.contract.table_port import Late
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, Violation
 from tests.simulation.consumer_model import LIMITS, Consumer, Job, ended
 from tests.simulation.faults import Profile
-from tests.simulation.kafka_model import TOPIC_IDS, Kafka
+from tests.simulation.kafka_model import TOPIC_IDS, Kafka, line
 from tests.simulation.watch import Watch
 
 _STARTED, _NOW = 1000.0, 1_770_000_100.0
@@ -185,7 +185,7 @@ class ModelServer:
     # --- behind the port's back ----------------------------------------------------------------
 
     def line(self, offset: int, part: str, fault: str = "") -> bytes:
-        return f"{self._key}/{offset}/0/{part}/{fault}".encode()
+        return line(f"{self._key}/{offset}/0/{part}/{fault}")
 
     @property
     def _key(self) -> int:

@@ -29,7 +29,7 @@ from consumer.ledger import Intent, Source, token
 from tests.contract.table_port import BAD, THROWN_ON, Late
 from tests.exhaustive.cores import NOW, NOW_MS, SOURCES
 from tests.exhaustive.pool import Pool
-from tests.exhaustive.scope import Scope
+from tests.exhaustive.scope import Scope, line
 from tests.exhaustive.server import Running, Server, Violation, offsets_of, step
 from tests.exhaustive.state import Isolating, Job, Sifting, World, add, remove
 from tests.exhaustive.world import Rules
@@ -186,7 +186,7 @@ class SearchServer:
 
     def line(self, offset: int, part: str, fault: str = "") -> bytes:
         kind = {BAD: "/x", THROWN_ON: f"{part}/v"}.get(fault, f"{part}/")
-        return f"{offset}/{kind}".encode()
+        return line(f"{offset}/{kind}")
 
     def clock(self) -> float:
         return NOW

@@ -16,11 +16,12 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from consumer.batch import Filling, Records
 from consumer.clickhouse import INSERT_SETTINGS
 from schemas.record import faults
 from schemas.tables import CREATED_AT_END, CREATED_AT_FIRST, LANDING, clickhouse_partition
 from tests.fixtures.clickhouse import ClickHouse
-from tests.fixtures.lines import BASE, CASES
+from tests.fixtures.lines import BASE, CASES, good
 
 
 class Landing:
@@ -69,6 +70,12 @@ def landing(clickhouse_with_schema: ClickHouse) -> Landing:
     return Landing(clickhouse_with_schema)
 
 
+def is_suspect(lines: Sequence[bytes]) -> bool:
+    filling = Filling(0)
+    filling.add(Records(range(len(lines)), lines, len(lines), 1), 0.0)
+    return filling.close().suspect
+
+
 def expected(lines: Sequence[bytes]) -> Counter[str]:
     """Where lines that pass belong."""
     return Counter(
@@ -89,6 +96,38 @@ def test_each_case_alone(landing: Landing) -> None:
         elif (None if rows is None else rows.total()) != case.rows:
             wrong[name] = rows
     assert wrong == {}
+
+
+def test_where_a_line_stands_decides_nothing_unless_its_batch_is_suspect(landing: Landing) -> None:
+    """First, in the middle and last among good lines it is refused, or always one row. A suspect
+    batch is looked through, and the line set aside, before ClickHouse sees it."""
+    suspect, topics, wrong = [], {}, {}
+    for name, case in CASES.items():
+        if case.reason is None:
+            continue
+        places = [[good()] * at + [case.line] + [good()] * (2 - at) for at in range(3)]
+        looked_through = {is_suspect(lines) for lines in places}
+        if looked_through == {True}:
+            suspect.append(name)
+            assert [index for index, _ in faults(places[1])] == [1], name
+        else:
+            assert looked_through == {False}, name
+            topics[name] = [landing.insert(lines) for lines in places]
+    landed = landing.landed([topic for three in topics.values() for topic in three])
+    for name, three in topics.items():
+        rows = [None if topic is None else landed[topic].total() for topic in three]
+        if rows not in ([None] * 3, [3] * 3):
+            wrong[name] = rows
+    assert wrong == {}
+    assert min(len(landed), len(topics) * 3 - len(landed), len(suspect)) > 20, "of each some"
+
+
+def test_there_are_lines_that_are_taken_in_one_place_only(landing: Landing) -> None:
+    """Were there none, no batch would have to be looked through for them."""
+    comma = CASES["a comma before it"].line
+    assert is_suspect([good(), comma])
+    assert landing.insert([comma, good()]) is None
+    assert landing.insert([good(), comma]) is not None
 
 
 def test_all_that_pass_land_together(landing: Landing) -> None:

@@ -39,6 +39,7 @@ from tests.exhaustive.scope import (
     MAX_SECONDS,
     VIEW,
     Scope,
+    line,
 )
 
 TOPIC_IDS = ("topic-id", "topic-id-2")
@@ -258,10 +259,10 @@ def _record(offset: int, kind: str) -> bytes | None:
     if kind == ".":
         return None
     if kind in GOOD:
-        return f"{offset}/{kind}/".encode()
+        return line(f"{offset}/{kind}/")
     if kind in VIEW:
-        return f"{offset}/{GOOD[VIEW.index(kind)]}/v".encode()
-    return f"{offset}//{kind}".encode() + (b"\xff" if kind == "u" else b"")
+        return line(f"{offset}/{GOOD[VIEW.index(kind)]}/v")
+    return line(f"{offset}//{kind}") + (b"\xff" if kind == "u" else b"")
 
 
 def rows_version(version: int) -> None:

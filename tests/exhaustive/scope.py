@@ -23,6 +23,8 @@ WINDOW_ENTRIES = 20
 
 GOOD, BAD, VIEW = "ab", "uxy", "vw"  # kinds of records
 
+_BEFORE, _BEHIND = '{"at ', '"}'
+
 FAULTS = {
     "rebalance": "the owner is asked to give the partition up, and does",
     "kick": "the owner's session times out while it lives on",
@@ -46,6 +48,15 @@ FAULTS = {
     "rebuild": "another rebuilds the view of a ClickHouse partition, and holds inserts for it",
     "recreate": "the topic is deleted and made again, with other records",
 }  # fmt: skip
+
+
+def line(record: str) -> bytes:
+    """One object: another line would make its batch suspect."""
+    return f"{_BEFORE}{record}{_BEHIND}".encode()
+
+
+def record_of(text: bytes) -> str:
+    return text.decode(errors="ignore")[len(_BEFORE) : -len(_BEHIND)]
 
 
 @dataclass(frozen=True)

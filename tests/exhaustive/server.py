@@ -19,7 +19,7 @@ from typing import NamedTuple
 from consumer.batch import Batch
 from consumer.recovery import Coverage, Covered
 from tests.exhaustive.cores import LATE_MS, NOW_MS, TOPIC, base, moved_ms
-from tests.exhaustive.scope import WINDOW_ENTRIES, Scope
+from tests.exhaustive.scope import WINDOW_ENTRIES, Scope, record_of
 
 Token = tuple[int, int, int, str, int, int]  # first, end, epoch, digest, version, epoch ms
 
@@ -100,7 +100,7 @@ class Row(NamedTuple):
 
 def row(line: bytes, version: int) -> Row:
     """What the rules of `version` make of a line: they differ in the ClickHouse partition."""
-    offset, part, fault = line.decode(errors="ignore").split("/")
+    offset, part, fault = record_of(line).split("/")
     return Row(int(offset), part if version == 1 or not part else part + "2", fault)
 
 

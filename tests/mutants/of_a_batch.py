@@ -117,6 +117,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_bad_rows.py::test_where_a_view_threw_after_an_attempt_of_which_the_end_is_not_known",
     ),
     mutant(
+        "any-line-is-one-object", 11, "a line that may not be one object makes its batch suspect",
+        _BATCH,
+        "self._suspect = self._suspect or not _one_object_each(text)",
+        "pass",
+        "test_batch.py::test_a_line_that_may_not_be_one_object_is_looked_at_wherever_it_stands",
+        "test_batch.py::test_one_object_over_several_lines_is_looked_at",
+    ),
+    mutant(
         "letters-are-not-waited-for", 11, "letters are acknowledged before the rest is sent",
         _PARTITION,
         "        return [self._writing]\n\n    def _set_aside",

@@ -76,9 +76,10 @@ INSERTS = (
     _mutant(
         "views-are-not-searched", 12, "rows that a view cannot take are looked for in the table",
         _CONTENT,
-        "        if not found and landed_epoch is not None:\n",
-        "        if False:\n",
+        "view = None if landed_epoch is None else self._view(refusal)",
+        "view = None",
         f"{_TABLE}test_rows_that_a_view_cannot_take_are_found_in_the_table",
+        f"{_TABLE}test_where_a_view_threw_a_line_that_the_table_took_is_no_letter",
     ),
     _mutant(
         "too-many-parts-is-poison", 13, "too many parts (252) passes",

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from consumer.batch import Batch
 from consumer.recovery import Coverage, Covered
 from tests.simulation.faults import DEADLINE_SECONDS, MAX_SECONDS, Profile
+from tests.simulation.kafka_model import record_of
 
 HOLD_SECONDS = 20.0
 _NOTHING = (None, None, None)
@@ -56,7 +57,7 @@ Record = tuple[int, int, int]  # topic and Kafka partition, offset, line
 
 def row(line: bytes, version: int = 1) -> Row:
     """What the rules of `version` make of a line: they differ in the ClickHouse partition."""
-    partition, offset, number, part, fault = line.decode().split("/")
+    partition, offset, number, part, fault = record_of(line).split("/")
     part = part if version == 1 else part + "2"
     return Row(int(partition), int(offset), int(number), part, fault)
 

@@ -55,7 +55,7 @@ from tests.simulation.watch import Watch
 
 LIMITS = Limits(
     batch_rows=3,
-    batch_bytes=60,
+    batch_bytes=100,
     insert_deadline_seconds=DEADLINE_SECONDS,
     insert_max_seconds=MAX_SECONDS,
     commit_timeout_seconds=COMMIT_TIMEOUT_SECONDS,
@@ -64,7 +64,7 @@ LIMITS = Limits(
     refusal=Backoff(1.0, 20.0),
 )
 TOPIC_SECONDS = 5.0
-_SHARES = Shares(buffer_bytes=150, batch_age_seconds=0.5, inserts_per_second=4.0)
+_SHARES = Shares(buffer_bytes=270, batch_age_seconds=0.5, inserts_per_second=4.0)
 
 
 @dataclass(eq=False)

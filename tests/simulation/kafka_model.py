@@ -146,6 +146,15 @@ class Kafka:
         return [o for o, _ in found], [v for _, v in found]
 
 
+def line(record: str) -> bytes:
+    """One object: others make a batch suspect."""
+    return f'{{"at {record}"}}'.encode()
+
+
+def record_of(text: bytes) -> str:
+    return text.decode()[len('{"at ') : -len('"}')]
+
+
 def _log(
     key: int, profile: Profile, rng: random.Random
 ) -> tuple[list[tuple[int, bytes | None]], int]:
@@ -156,7 +165,7 @@ def _log(
     for _ in range(profile.records):
         kind = rng.random()
         lines = [
-            f"{key}/{offset}/{number}/{rng.choice('aab')}/{_fault(profile, rng)}".encode()
+            line(f"{key}/{offset}/{number}/{rng.choice('aab')}/{_fault(profile, rng)}")
             for number in range(rng.choice((1, 1, 1, 2)))
         ]
         text = b"\n".join(lines)

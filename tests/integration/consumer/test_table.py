@@ -204,6 +204,47 @@ def test_rows_that_a_view_cannot_take_are_found_in_the_table(
         assert client.query(f"SELECT count() FROM {what}").result_rows == [(count,)]
 
 
+def test_where_a_view_threw_a_line_that_the_table_took_is_no_letter(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse
+) -> None:
+    """A number that ClickHouse wraps round, and a time that nobody here can place: bad by our
+    rules, and rows all the same."""
+    client = clickhouse_with_schema.client()
+    client.command("CREATE TABLE strict (id UUID, z UInt8) ENGINE = MergeTree ORDER BY id "
+                   "SETTINGS non_replicated_deduplication_window = 100000")  # fmt: skip
+    client.command(
+        "CREATE MATERIALIZED VIEW strict_mv TO strict AS SELECT id, "
+        "throwIf(received_at = fromUnixTimestamp64Milli(666), 'no') AS z FROM events"
+    )
+    quoted = event(3, _JANUARY, 1).replace(b"%d" % _JANUARY, b'"%d"' % _JANUARY)
+    wraps = event(1, _JANUARY, 1)[:-1] + b',"duration":18446744073709551617}'
+    made = batch(0, wraps, event(2, _JANUARY, 666), quoted)
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
+    found = table.isolate(_SOURCE, made, refused.why, 0)
+    assert isinstance(found, Isolated)
+    assert [(each.offset, each.in_table) for each in found.letters] == [(1, True)]
+    assert client.query("SELECT count() FROM events").result_rows == [(3,)]
+
+
+def test_where_the_view_of_the_landing_table_threw_the_lines_are_looked_through(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse
+) -> None:
+    """Nothing of it has landed. And a row that only speaks of a view is a row that was not read."""
+    client = clickhouse_with_schema.client()
+    made = batch(0, event(1, _JANUARY, 1), event(2, _JANUARY, 1)[:-1] + b',"is_bot":2}')
+    client.command("ALTER TABLE events ADD CONSTRAINT c CHECK is_bot < 2")
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert "while pushing to view" in (refused.why or "")
+    spoken_of = f"while pushing to view {clickhouse_with_schema.database}.sessions_mv"
+    for why in (refused.why, f"Cannot read '{spoken_of}': (at row 1): While executing"):
+        found = table.isolate(_SOURCE, made, why, 0)
+        assert isinstance(found, Isolated)
+        assert [(each.offset, each.reason, each.in_table) for each in found.letters] == [
+            (1, "out_of_range", False)
+        ]
+
+
 def test_restoring_brings_sums_and_ledger_up_to_the_table(
     table: ClickHouseTable, clickhouse_with_schema: ClickHouse
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from consumer.batch import Filling, Letter, Records, join
+from consumer.batch import Batch, Filling, Letter, Records, join
 
 
 def filled(*fetches: Records, first: int = 0) -> Filling:
@@ -160,17 +160,22 @@ def test_without_its_letters_a_batch_has_the_other_lines() -> None:
     assert packed().close().without([]).rows == 4
 
 
+def sized(size: int) -> bytes:
+    """One object of so many bytes."""
+    return b'{"a":"%s"}' % (b"x" * (size - 8))
+
+
 @pytest.mark.parametrize(
     ("values", "suspect"),
     [
-        ([b"a", b"b"], False),
-        (["ü".encode(), b"b"], False),
-        ([b"a", b"\xff"], True),
-        ([b"a\xc3", b"\xbcb"], True),
-        ([b"x" * (1 << 20)], False),
-        ([b"x" * (1 << 20) + b"y"], True),
-        ([b"x" * (1 << 19) + b"\n", b"x" * (1 << 19) + b"yy\n"], False),
-        ([None, b"\xff\n"], True),
+        ([sized(9), sized(9)], False),
+        (['{"a":"ü"}'.encode(), sized(9)], False),
+        ([sized(9), b'{"a":"\xff"}'], True),
+        ([b'{"a":"\xc3', b'\xbc"}'], True),
+        ([sized(1 << 20)], False),
+        ([sized((1 << 20) + 1)], True),
+        ([sized(1 << 19) + b"\n", sized((1 << 19) + 2) + b"\n"], False),
+        ([None, b'{"a":"\xff"}\n'], True),
     ],
     ids=["ASCII", "UTF-8", "not UTF-8", "UTF-8 only across two records", "as large as Kafka takes",
          "larger", "large together", "beside a tombstone"],
@@ -180,7 +185,7 @@ def test_what_clickhouse_would_take_and_should_not_makes_a_batch_suspect(
 ) -> None:
     batch = filled(Records(range(len(values)), values, len(values), 1)).close()
     assert batch.suspect is suspect
-    later = Records([len(values)], [b"good"], len(values) + 1, 1)
+    later = Records([len(values)], [sized(9)], len(values) + 1, 1)
     assert filled(Records(range(len(values)), values, len(values), 1), later).close().suspect is (
         suspect
     )
@@ -189,3 +194,123 @@ def test_what_clickhouse_would_take_and_should_not_makes_a_batch_suspect(
 def test_a_suspect_batch_is_looked_through_in_any_part_of_it() -> None:
     batch = filled(Records(range(2), [b"\xff", b"a"], 2, 1)).close()
     assert batch.only([False, True]).suspect
+
+
+# --- what a line is -----------------------------------------------------------------------------
+
+OBJECT = b'{"a":{"b":"c"},"d":[1]}'
+
+
+def stands(line: bytes, before: int, behind: int) -> Batch:
+    """The line among so many good ones, each a record."""
+    values = [*[OBJECT] * before, line, *[OBJECT] * behind]
+    return filled(Records(range(len(values)), values, len(values), 1)).close()
+
+
+PLACES = pytest.mark.parametrize(("before", "behind"), [(0, 0), (0, 1), (2, 0), (2, 3)])
+
+
+@PLACES
+@pytest.mark.parametrize(
+    "line",
+    [
+        OBJECT,
+        b'{"a": {"b": "c"}, "d": [1]}',
+        b'{ "a" : { "b" : "c" } , "d" : [ 1 ] }',
+        b"\t {\t" + OBJECT[1:],
+        OBJECT + b"\r",  # each line of a producer that ends lines so
+        OBJECT + b" \t \r",
+        b'{"a":"} , x","b":"} ]"}',
+        b'{"a":"},]","b":[{"c":{}}]}',
+        b'{"\\u0061":1}',
+    ],
+)
+def test_one_object_in_a_line_is_not_looked_at(line: bytes, before: int, behind: int) -> None:
+    assert not stands(line, before, behind).suspect
+
+
+@PLACES
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"," + OBJECT,
+        b", " + OBJECT,
+        b"\xef\xbb\xbf" + OBJECT,
+        b"\x0c" + OBJECT,
+        b"[" + OBJECT + b"]",
+        b"[" + OBJECT,
+        OBJECT + b"]",
+        OBJECT + b",",
+        OBJECT + b", ",
+        OBJECT + b" ,\r",
+        OBJECT + b";",
+        OBJECT + b"\x0c",
+        OBJECT + b"\x0b",
+        OBJECT + b" // x",
+        b" \t\r",
+        b"\r",
+        b"17",
+        b"{}",
+        b"}",
+        OBJECT + OBJECT,
+        OBJECT + b" " + OBJECT,
+        OBJECT + b"," + OBJECT,
+        OBJECT + b", " + OBJECT,
+        OBJECT + b" ;, " + OBJECT,
+        OBJECT + b";" + OBJECT,
+        OBJECT + b"\x0c" + OBJECT,
+        OBJECT + b"\r \t" + OBJECT,
+        OBJECT + b" " * 99 + OBJECT,
+        OBJECT + b"," * 99 + OBJECT,
+        b'{"a":[{"b":1},{"c":2}]}',  # good, and not worth more than a look
+        b" " * 99 + OBJECT,
+    ],
+)
+def test_a_line_that_may_not_be_one_object_is_looked_at_wherever_it_stands(
+    line: bytes, before: int, behind: int
+) -> None:
+    assert stands(line, before, behind).suspect
+
+
+@PLACES
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{\n"a":1\n}',
+        b'{"a":1,\n"b":{"c":2}}',
+        b'{"a":{"b":1}\n,"c":2}',
+        b'{"a":"x}\n{"}',  # a text that goes on over a line feed, as ClickHouse allows
+        b'{"a":"x}\n{","b":2}',
+        b'{"a":"x}\n{" ,"b":2}',
+        b'{"a":"x}\n{\\",","b":2}',
+    ],
+)
+def test_one_object_over_several_lines_is_looked_at(value: bytes, before: int, behind: int) -> None:
+    assert stands(value, before, behind).suspect
+
+
+@pytest.mark.parametrize("at", [0, 1, 2999, 3000, 5998, 5999])
+def test_no_line_of_many_is_passed_over(at: int) -> None:
+    """More text than is looked at together, in fetches of different sizes."""
+    values: list[bytes | None] = [sized(200)] * 6000
+    sizes = [1, 500, 2499, 3000]
+
+    def fetched() -> Filling:
+        fetches, start = [], 0
+        for size in sizes:
+            end = start + size
+            fetches.append(Records(range(start, end), values[start:end], end, 1))
+            start = end
+        return filled(*fetches)
+
+    assert not fetched().close().suspect
+    values[at] = sized(200) + sized(200)
+    assert fetched().close().suspect
+
+
+def test_line_feeds_that_stand_side_by_side_are_found_wherever_a_text_is_cut() -> None:
+    """In a text of more than is looked at together."""
+    for size in range((1 << 17) - 3, (1 << 17) + 3):
+        values = [sized(size) + b"\n", sized(9)]
+        assert join(values) == (sized(size) + b"\n" + sized(9), 2, [size, 9])
+        assert join([sized(size), sized(9)])[1] == 2

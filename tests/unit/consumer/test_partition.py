@@ -472,7 +472,7 @@ def test_with_the_next_batch_ready_its_intent_and_this_end_are_one_commit() -> N
 def test_a_next_batch_without_rows_has_no_intent() -> None:
     limits = Limits(4, 1, 30, 20, 10)
     owner = Owner.reading(limits=limits)
-    owner.take(Records([0], [b"x"], 1, 0))
+    owner.take(Records([0], [line(0)], 1, 0))
     owner.answered()
     owner.partition.records(Records([1], [None], 2, 0), owner.now)
     owner.partition._close(None)
