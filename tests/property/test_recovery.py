@@ -278,9 +278,14 @@ class RecoveryMachine(RuleBasedStateMachine):
 
     @rule(part=st.sampled_from(PARTS), data=st.data())
     def the_ledger_lacks_a_line(self, part: str, data: st.DataObject) -> None:
-        """Of what is open: a view can fail when its source has landed."""
-        open_now = [] if self.late else [s for s in self.table if s[1] > self.committed_to]
-        if open_now:
+        """Of what is open: a view can fail when its source has landed. What is listed and no longer
+        in the table keeps its line: nothing takes one out again."""
+        open_now = [
+            stamp
+            for stamp, batch in self.table.items()
+            if stamp[1] > self.committed_to and part in batch.stamped
+        ]
+        if open_now and not self.late:
             self.table[data.draw(st.sampled_from(sorted(open_now)))].listed.discard(part)
 
     # --- what holds always -------------------------------------------------------------------
