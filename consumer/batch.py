@@ -19,7 +19,8 @@ and a replay that reads other bytes than the first attempt is recognised.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,8 @@ class Batch:
     """A closed batch. `chunks` are NDJSON without line feeds at their ends.
 
     `records` has for each chunk the offsets of its records and the bytes that each has in it (none
-    where a record has no content); `places` instead (offset, line) of each line, where lines were
-    taken out. `suspect`: a line may be bad although ClickHouse would take it.
+    where a record has no content); `gone` has (offset, line) of each line that was taken out.
+    `suspect`: a line may be bad although ClickHouse would take it.
     """
 
     first: int
@@ -92,7 +93,7 @@ class Batch:
     chunks: tuple[bytes, ...]
     oldest_append_ms: int
     records: tuple[tuple[Sequence[int], Sequence[int]], ...] = field(default=(), repr=False)
-    places: tuple[tuple[int, int], ...] | None = field(default=None, repr=False)
+    gone: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
     suspect: bool = False
 
     def body(self) -> Iterator[bytes]:
@@ -108,39 +109,63 @@ class Batch:
 
     def origins(self) -> Iterator[tuple[int, int, bytes]]:
         """(offset, line, text) of every line; `line` counts within the record, from 0."""
-        if self.places is not None:
-            for (offset, number), line in zip(self.places, self.lines(), strict=True):
-                yield offset, number, line
-            return
         for chunk, (offsets, sizes) in zip(self.chunks, self.records, strict=True):
             start = 0
             for offset, size in zip(offsets, sizes, strict=True):
                 if size:
-                    for number, line in enumerate(chunk[start : start + size].split(b"\n")):
-                        yield offset, number, line
+                    lines = chunk[start : start + size].split(b"\n")
+                    yield from zip(repeat(offset), self._numbers(offset), lines, strict=False)
                     start += size + 1
+
+    def _numbers(self, offset: int) -> Iterator[int]:
+        """Of the lines of this record that are here, and on."""
+        if not self.gone:
+            return count()
+        return (number for number in count() if (offset, number) not in self.gone)
 
     def only(self, wanted: Iterable[bool]) -> Batch:
         """The same range with those of its lines that are wanted, as a text of its own."""
         origins = zip(self.origins(), wanted, strict=True)
-        return self._of([origin for origin, keep in origins if keep])
+        return self._without({(offset, line) for (offset, line, _), keep in origins if not keep})
 
     def without(self, letters: Iterable[Letter]) -> Batch:
-        bad = {(letter.offset, letter.line) for letter in letters}
-        return self._of([origin for origin in self.origins() if origin[:2] not in bad])
+        return self._without({(letter.offset, letter.line) for letter in letters})
 
-    def _of(self, kept: list[tuple[int, int, bytes]]) -> Batch:
-        text = b"\n".join([line for _, _, line in kept])
-        return Batch(
-            first=self.first,
-            end=self.end,
-            rows=len(kept),
-            digest=xxhash.xxh3_64_hexdigest(text),
-            size_bytes=len(text),
-            chunks=(text,) if kept else (),
-            oldest_append_ms=self.oldest_append_ms,
-            places=tuple([(offset, number) for offset, number, _ in kept]),
-            suspect=self.suspect,
+    def _without(self, gone: set[tuple[int, int]]) -> Batch:
+        """Few of many lines, mostly: the text around them stays as it is."""
+        touched = {offset for offset, _ in gone}
+        rows, digest = self.rows, xxhash.xxh3_64()
+        texts: list[bytes] = []
+        records: list[tuple[Sequence[int], Sequence[int]]] = []
+        for chunk, (offsets, sizes) in zip(self.chunks, self.records, strict=True):
+            text, sizes = chunk, list(sizes)
+            if not touched.isdisjoint(offsets):
+                pieces, start, begin = [], 0, 0
+                for index, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+                    if size and offset in touched:
+                        lines = chunk[start : start + size].split(b"\n")
+                        numbers = zip(self._numbers(offset), lines, strict=False)
+                        kept = [line for number, line in numbers if (offset, number) not in gone]
+                        rows -= len(lines) - len(kept)
+                        piece = b"\n".join(kept)
+                        pieces += [chunk[begin : max(begin, start - 1)], piece]
+                        sizes[index], begin = len(piece), start + size + 1
+                    start += size + (size > 0)
+                text = b"\n".join(filter(None, [*pieces, chunk[begin:]]))
+            if text:
+                if texts:
+                    digest.update(b"\n")
+                digest.update(text)
+                texts.append(text)
+                records.append((offsets, sizes))
+        return replace(
+            self,
+            rows=rows,
+            digest=digest.hexdigest(),
+            size_bytes=sum(map(len, texts)),
+            chunks=tuple(texts),
+            records=tuple(records),
+            gone=self.gone | gone,
         )
 
 

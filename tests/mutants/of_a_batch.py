@@ -134,9 +134,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "rest-ends-earlier", 11, "without its letters a batch has the same range",
         _BATCH,
-        "            first=self.first,\n            end=self.end,\n            rows=len(kept),",
-        "            first=self.first,\n            end=self.first + len(kept),\n"
-        "            rows=len(kept),",
+        "            self,\n            rows=rows,",
+        "            self,\n            end=self.first + rows,\n            rows=rows,",
         "test_batch.py::test_some_of_the_lines_are_a_batch_of_the_same_range",
     ),
     mutant(

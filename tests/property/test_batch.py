@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.batch import Batch, Filling, Records, join
+from consumer.batch import Batch, Filling, Letter, Records, join
 
 LINES = st.sampled_from([b"a", b"bb", b'{"n":1}', b"", b"\n", b"\r", "\u00fc".encode()])
 VALUES = st.one_of(st.none(), st.lists(LINES, max_size=4).map(b"\n".join))
@@ -74,6 +75,26 @@ def test_a_batch_is_the_lines_of_its_log(log: Log, cuts: list[int]) -> None:
     assert b"".join(batch.body()) == b"\n".join(lines_of(log))
     assert list(batch.lines()) == lines_of(log)
     assert batch.rows == len(lines_of(log))
+
+
+@given(logs(), CUTS, st.data())
+def test_some_of_the_lines_are_those_and_keep_their_places(
+    log: Log, cuts: list[int], data: st.DataObject
+) -> None:
+    """Also what is left after lines were taken out twice."""
+    batch = filled(0, fetched(log, log[-1][0] + 1 if log else 9, cuts))
+    left = list(batch.origins())
+    for _ in range(2):
+        wanted = data.draw(st.lists(st.booleans(), min_size=len(left), max_size=len(left)))
+        out = [Letter(*each, "", "") for each, keep in zip(left, wanted, strict=True) if not keep]
+        left = [each for each, keep in zip(left, wanted, strict=True) if keep]
+        same, batch = batch.without(out), batch.only(wanted)
+        text = b"\n".join([line for _, _, line in left])
+        assert same == batch
+        assert list(batch.origins()) == left
+        assert (batch.rows, b"".join(batch.body())) == (len(left), text)
+        assert list(batch.lines()) == [line for _, _, line in left]
+        assert batch.digest == xxhash.xxh3_64_hexdigest(text)
 
 
 @given(st.lists(VALUES, max_size=8))
