@@ -21,34 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, repeat
-from typing import Any
 
-import numpy as np
 import xxhash
 
+from consumer.ndjson import is_utf8, join, one_object_each
+
 _RECORD_BYTES = 1 << 20  # Kafka's default limit: lines of a larger record are looked at one by one
-_AT_ONCE = 1 << 17  # bytes that numpy looks at: what it makes of them stays in the cache
 _LEAST_AT_ONCE = 1 << 18  # of small fetches so many bytes are looked at together
-
-_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_Places = np.ndarray[Any, np.dtype[np.intp]]
-_Flags = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-def _any_of(several: bytes) -> _Flags:
-    flags = np.zeros(256, np.bool_)
-    flags[list(several)] = True
-    return flags
-
-
-_LINE_FEED, _COMMA, _OPENS, _CLOSES, _QUOTE = (ord(each) for each in '\n,{}"')
-_WHITE = b" \t\r"
-_IS_WHITE = _any_of(_WHITE)
-_PARTS_ROWS = _any_of(_WHITE + b",;\f\v")  # what ClickHouse skips between two objects
-_IS_ODD_BEHIND_A_BRACE = _any_of(_WHITE + b";\f\v{")
-_IS_ODD_BEHIND_A_COMMA = _any_of(_WHITE + b",;\f\v{\n")
-_BEGINS_A_NAME = _any_of(b"abcdefghijklmnopqrstuvwxyz\\")
-_MOST_SKIPPED = 8  # more white space than that is looked at as if it were wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +198,7 @@ class Filling:
         self._digest.update(text)
         self._chunks.append(text)
         self._records.append((records.offsets, sizes))
-        self._suspect = self._suspect or max(sizes) > _RECORD_BYTES or not _is_utf8(text)
+        self._suspect = self._suspect or max(sizes) > _RECORD_BYTES or not is_utf8(text)
         self._unseen.append(text)
         self._unseen_bytes += len(text)
         if self._unseen_bytes > _LEAST_AT_ONCE:
@@ -229,7 +208,7 @@ class Filling:
 
     def _look(self) -> None:
         text = b"\n".join(self._unseen)
-        self._suspect = self._suspect or not _one_object_each(text)
+        self._suspect = self._suspect or not one_object_each(text)
         self._unseen, self._unseen_bytes = [], 0
 
     @property
@@ -255,95 +234,3 @@ class Filling:
             records=tuple(self._records),
             suspect=self._suspect,
         )
-
-
-def join(values: Sequence[bytes | None]) -> tuple[bytes, int, Sequence[int]]:
-    """NDJSON of the values, its number of lines, and the bytes that each value has in it. One line
-    feed between lines, no empty line; a tombstone is skipped.
-
-    numpy looks at much of the text at once: counting line feeds with `bytes.count` and looking for
-    two in a row with `in` cost 0.7 us an event, more than all the rest; so they cost a tenth.
-    """
-    try:
-        text = b"\n".join(values)  # type: ignore[arg-type]
-    except TypeError:  # a tombstone is rare: only then are the values looked at one by one
-        return _cleaned(values)
-    if not text:
-        return b"", 0, [0] * len(values)
-    if text[0] == _LINE_FEED or text[-1] == _LINE_FEED:
-        return _cleaned(values)
-    seen, rows = np.frombuffer(text, np.uint8), 1
-    for at in range(0, len(seen), _AT_ONCE):
-        feeds = seen[at : at + _AT_ONCE + 1] == _LINE_FEED  # one more: two may stand across
-        if np.any(feeds[1:] & feeds[:-1]):
-            return _cleaned(values)
-        rows += int(np.count_nonzero(feeds[:_AT_ONCE]))
-    return text, rows, list(map(len, values))  # type: ignore[arg-type]
-
-
-def _cleaned(values: Sequence[bytes | None]) -> tuple[bytes, int, Sequence[int]]:
-    kept = [[line for line in (value or b"").split(b"\n") if line] for value in values]
-    texts = [b"\n".join(lines) for lines in kept]
-    rows = sum(map(len, kept))
-    return b"\n".join(text for text in texts if text), rows, list(map(len, texts))
-
-
-def _is_utf8(text: bytes) -> bool:
-    """Nearly free for ASCII; for other texts some 0.7 ms a megabyte."""
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _one_object_each(text: bytes) -> bool:
-    """Whether each line is one object, if it can be read at all: ClickHouse either refuses it
-    wherever it stands, or makes one row of it. May be False of good lines too, of such as hold
-    "}, {" in a text.
-
-    Each begins with a brace and a name, ends with a brace, and in none does another object begin
-    behind a brace. A text that goes on over a line feed, which ClickHouse takes, cannot hide: the
-    quote in front of the name would end it.
-    """
-    written = text.rstrip(_WHITE)
-    if not written.endswith(b"}"):
-        return False
-    seen = np.frombuffer(written, np.uint8)
-    feeds, braces = 0, []
-    for at in range(0, len(seen), _AT_ONCE):
-        part = seen[at : at + _AT_ONCE]
-        feeds += int(np.count_nonzero(part == _LINE_FEED))
-        braces.append(np.flatnonzero(part == _CLOSES) + at)
-    behind = _past(seen, np.concatenate(braces) + 1, _IS_WHITE)
-    found = _at(seen, behind)
-    ends = behind[found == _LINE_FEED]
-    if len(ends) != feeds or _IS_ODD_BEHIND_A_BRACE[found].any():
-        return False
-    behind_commas = _past(seen, behind[found == _COMMA] + 1, _PARTS_ROWS)
-    if _IS_ODD_BEHIND_A_COMMA[_at(seen, behind_commas)].any():
-        return False
-    begins = _past(seen, np.concatenate(([0], ends + 1)), _IS_WHITE)
-    names = _past(seen, begins + 1, _IS_WHITE)
-    return bool(
-        (_at(seen, begins) == _OPENS).all()
-        and (_at(seen, names) == _QUOTE).all()
-        and _BEGINS_A_NAME[_at(seen, names + 1)].all()
-    )
-
-
-def _past(seen: _Bytes, places: _Places, skipped: _Flags) -> _Places:
-    """From each place on, the next one that does not hold what is skipped."""
-    for _ in range(_MOST_SKIPPED):
-        held = skipped[_at(seen, places)]
-        if not held.any():
-            break
-        places = places + held
-    return places
-
-
-def _at(seen: _Bytes, places: _Places) -> _Bytes:
-    """What is at these places; past the end the last byte, which is a brace."""
-    return seen.take(places, mode="clip")

@@ -25,7 +25,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 _LAST = Path(__file__).with_name("each_line.json")
 _WORK = _ROOT / ".penstock" / "mutmut"
 _COPIED = ("consumer", "schemas", "deploy", "producer_shim", "tests", "pyproject.toml", "uv.lock")
-CORE = ("assignment", "batch", "ledger", "mending", "partition", "recovery", "retry", "share")
+CORE = (
+    "assignment", "batch", "ledger", "mending", "ndjson", "partition", "recovery", "retry", "share",
+)  # fmt: skip
 _ENOUGH_SECONDS = 3 * 3600
 _RESULT = re.compile(r"^\s*(consumer\.(\w+)\.\S+): (.+)$", re.M)
 

@@ -8,7 +8,8 @@ import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.batch import Batch, Filling, Letter, Records, join
+from consumer.batch import Batch, Filling, Letter, Records
+from consumer.ndjson import join
 
 LINES = st.sampled_from([b"a", b"bb", b'{"n":1}', b"", b"\n", b"\r", "\u00fc".encode()])
 VALUES = st.one_of(st.none(), st.lists(LINES, max_size=4).map(b"\n".join))

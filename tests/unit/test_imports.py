@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 PURE = (
     "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending",
-    "share",
+    "share", "ndjson",
 )  # fmt: skip
 ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "coverage", "by_number",
             "dead_letters")  # fmt: skip
@@ -28,7 +28,8 @@ BETWEEN = {"__init__", "ports", "config"}
 
 # What each pure module may know of the consumer: always something further down.
 KNOWS = {
-    "batch": set(),
+    "ndjson": set(),
+    "batch": {"ndjson"},
     "retry": set(),
     "ledger": {"batch"},
     "recovery": {"batch", "ledger"},

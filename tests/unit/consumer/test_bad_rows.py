@@ -191,6 +191,19 @@ def thrown_on() -> Letter:
     return replace(letter(1, in_table=True), clickhouse_partition="202601")
 
 
+def test_where_a_view_throws_on_the_rest_too_there_is_one_mark() -> None:
+    owner = refused()
+    owner.on(Isolated((thrown_on(),)))
+    owner.on(LettersWritten())
+    owner.answered()
+    marked = owner.commit
+    owner.inserted(Outcome.REFUSED)
+    owner.on(Isolated((thrown_on(), replace(thrown_on(), offset=2))))
+    rest = only(owner.on(LettersWritten()), SendInsert).batch
+    assert list(rest.lines()) == [line(0), line(3)]
+    assert owner.commit == marked
+
+
 def doubted(commands: list[Command]) -> None:
     said = [command.what for command in commands if isinstance(command, Report)]
     assert said == ["set aside", "in doubt", "waiting"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import xxhash
 
-from consumer.batch import Batch, Filling, Letter, Records, join
+from consumer.batch import Batch, Filling, Letter, Records
+from consumer.ndjson import join
 
 
 def filled(*fetches: Records, first: int = 0) -> Filling:

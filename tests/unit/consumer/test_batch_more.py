@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.batch import Batch, Filling, Records, join
+from consumer.batch import Batch, Filling, Records
+from consumer.ndjson import join
 
 SPACED = [b'{"name": "a b"}\n{"name":\t"c"}', b'{"name": "d"}', b'{"name": "e f g"}']
 
