@@ -136,7 +136,7 @@ class Batch:
                     digest.update(b"\n")
                 digest.update(text)
                 texts.append(text)
-                records.append((offsets, sizes))
+                records.append((offsets, tuple(sizes)))
         return replace(
             self,
             rows=rows,
