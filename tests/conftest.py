@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.children",
     "tests.fixtures.kafka",
     "tests.fixtures.clickhouse",
+    "tests.fixtures.side_by_side",
 ]
 
 _MARK_OF = {

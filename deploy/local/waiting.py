@@ -13,6 +13,8 @@ from deploy.local.trouble import Trouble
 
 HOST = "127.0.0.1"
 
+PORTS = range(20_000, 32_000)  # below those that outgoing connections are given
+
 _given: set[int] = set()
 
 
@@ -68,13 +70,13 @@ def require_free(port: int, use: str) -> None:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, below the range that outgoing connections are given.
+    """A port of PORTS that was free a moment ago.
 
     Never the same twice in one process: the first to be told may not listen on it yet.
     """
     for _ in range(1000):
-        port = random.randint(20_000, 32_000)
+        port = random.choice(PORTS)
         if port not in _given and is_free(port):
             _given.add(port)
             return port
-    raise Trouble("no free port between 20000 and 32000")
+    raise Trouble(f"no free port between {PORTS[0]} and {PORTS[-1]}")

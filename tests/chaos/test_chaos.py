@@ -20,6 +20,7 @@ SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10**6)))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "120"))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.clickhouse

@@ -100,7 +100,7 @@ def test_a_log_is_kept_small(tmp_path: Path) -> None:
 
 def test_a_free_port_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([20_001, 20_001, 20_002])
-    monkeypatch.setattr("deploy.local.waiting.random.randint", lambda *_: next(drawn))
+    monkeypatch.setattr("deploy.local.waiting.random.choice", lambda *_: next(drawn))
     monkeypatch.setattr("deploy.local.waiting.is_free", lambda _: True)
     monkeypatch.setattr("deploy.local.waiting._given", set())
     assert [free_port(), free_port()] == [20_001, 20_002]

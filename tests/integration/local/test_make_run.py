@@ -163,6 +163,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.alone
 def test_an_event_is_in_every_table_within_three_seconds_and_stays(
     make_run: Callable[..., MakeRun],
 ) -> None:
