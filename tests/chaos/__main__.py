@@ -3,6 +3,9 @@
 The plan and every log are kept in a folder that is printed; --keep keeps it after a good run too.
 A good run of at least five minutes is added to tests/chaos/last.json, beside those of other seeds
 over the same sources.
+
+`--off` switches a rule of the protocol off in the consumers, by the name that `make mutants` prints.
+Then the run is good (exit code 0) when the truth shows it: something lost, doubled or miscounted.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from tests.chaos.plan import OFF, PROTOCOLS, SWITCHES
 from tests.chaos.run import Run, protocols
 from tests.fixtures.kafka import why_no_jars
+from tests.mutants.catalogue import MUTANTS
 
 _LAST = Path(__file__).with_name("last.json")
 LONG_SECONDS = 300
@@ -31,6 +35,8 @@ def main() -> int:
     parser.add_argument("--with", action="append", default=[], choices=SWITCHES, dest="on")
     parser.add_argument("--plan", action="store_true", help="print the plan and do nothing")
     parser.add_argument("--keep", action="store_true")
+    names = sorted(mutant.name for mutant in MUTANTS)
+    parser.add_argument("--off", metavar="RULE", default="", choices=["", *names])
     chosen = parser.parse_args()
     why = why_no_jars()
     if why is not None:
@@ -48,6 +54,7 @@ def main() -> int:
         folder,
         protocol=protocol,
         without=set(chosen.without) - set(chosen.on),
+        off=chosen.off,
         say=lambda line: print(line, flush=True),
     )
     if chosen.plan:
@@ -57,11 +64,14 @@ def main() -> int:
     print(f"seed {chosen.seed}: {len(run.faults)} faults planned, all kept in {folder}", flush=True)
     report = run()
     print(report.text())
-    if report.good and report.seconds >= LONG_SECONDS:
+    if chosen.off:
+        print(f"without {chosen.off}: {'NOT NOTICED' if report.good else 'noticed'}")
+    elif report.good and report.seconds >= LONG_SECONDS:
         report.write(_LAST)
-    if report.good and not chosen.keep:
+    as_it_should = report.good is not bool(chosen.off)
+    if as_it_should and not chosen.keep:
         shutil.rmtree(folder, ignore_errors=True)
-    return int(not report.good)
+    return int(not as_it_should)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from tests.fixtures.loading import Loader
 from tests.fixtures.pipeline import PROJECTS, Consumer, Pipeline, line_problems
 from tests.fixtures.tables import Topic, against_truth, rows_of, stamp_problems
 from tests.fixtures.truth import Truth
+from tests.mutants.switching import environment_without
 
 PARTITIONS = 8
 EVENTS_PER_SECOND = 250
@@ -87,7 +88,9 @@ def _group_settings(protocol: str) -> dict[str, object]:
 
 
 class Run:
-    """`without`: the plan's switches that are off. `say` gets lines for a person."""
+    """`without`: the plan's switches that are off. `off`: a rule of the protocol that the consumers
+    are without, by its mutant's name; the run should then end badly. `say` gets lines for a
+    person."""
 
     def __init__(
         self,
@@ -97,10 +100,12 @@ class Run:
         *,
         protocol: str = "cooperative",
         without: Collection[str] = OFF,
+        off: str = "",
         say: Callable[[str], None] = print,
     ) -> None:
         self.report = Report(seed, seconds, protocol, str(folder))
         self._seed, self._seconds, self._folder = seed, seconds, folder
+        self._off = off
         self._say = say
         self._said_at = 0.0
         self.faults: list[Fault] = plan(seed, seconds, without)
@@ -160,6 +165,8 @@ class Run:
             CLICKHOUSE_URL=f"{clickhouse_url}/{pipeline.clickhouse.database}",
         )
         env |= {"CHAOS_CUTS": str(cuts.folder), "CHAOS_SLOT": str(number)}
+        if self._off:
+            env |= environment_without(self._off)
         command = [sys.executable, "-m", "tests.chaos.consumer_with_cuts", "run"]
         child = children.make(f"consumer-{number}", command, env)
         consumer = Consumer(child, admin_port, pipeline.partitions)

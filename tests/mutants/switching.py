@@ -65,8 +65,13 @@ def of_the_environment() -> None:
     from tests.mutants.catalogue import MUTANTS
 
     switch_off(next(mutant for mutant in MUTANTS if mutant.name == name))
+    os.environ.update(environment_without(name))
+
+
+def environment_without(name: str) -> dict[str, str]:
+    """What a Python process has to find in its environment to run without that rule."""
     path = [str(_INTO_CHILDREN), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, path)))
+    return {NAME: name, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, path)))}
 
 
 def _reached(path: str) -> None:
