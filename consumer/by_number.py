@@ -39,6 +39,13 @@ def row_of(refusal: str) -> int | None:
     return int(named[-1]) - 1 if named else None
 
 
+def read_before(refusal: str) -> int:
+    """How many lines, from the first on, the server had read when it came to one that it could not.
+    None, where something else than reading failed: a constraint is checked when all is read, and
+    names the first row of those that break this one."""
+    return 0 if _CONSTRAINT.match(refusal) else row_of(refusal) or 0
+
+
 def not_quoted(refusal: str) -> str:
     """What a refusal says behind the text of the row that it quotes."""
     return _AT_ROW.split(refusal)[-1]

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch, Letter
-from consumer.by_number import not_quoted, unreadable
+from consumer.by_number import not_quoted, read_before, unreadable
 from consumer.commands import Sifted
 from consumer.ledger import Source
 from schemas.record import Fault, faults
@@ -147,14 +147,19 @@ class Content:
         """See `commands.Isolate`: the lines that are at fault by themselves; or else the row that
         ClickHouse named, with those like it. Where a view on `events` threw, the rows that it
         cannot take, and no others: ClickHouse has read every line, so a line that is at fault by
-        our rules alone is in the table already. `settings`: those of an insert."""
+        our rules alone is in the table already. For the same reason, and because looking costs
+        about what reading does, the lines before the row that could not be read are not looked at.
+        `settings`: those of an insert."""
         origins = list(batch.origins())
         view = None if landed_epoch is None else self._view(refusal)
         if view is not None and landed_epoch is not None:
             found = self._thrown_out(view, source, batch, landed_epoch)
         else:
             lines = [text for _, _, text in origins]
-            found = dict(faults(lines))
+            read = read_before(refusal)
+            found = {read + index: fault for index, fault in faults(lines[read:])}
+            if read and read not in found:  # what is wrong with that row is not for us to say
+                found = dict(faults(lines))
             if not found:
                 named = unreadable(self._client, settings, lines, refusal)
                 found = {index: Fault("refused", why) for index, why in named.items()}

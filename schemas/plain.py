@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import Meta, Raw, Struct
 from msgspec.structs import astuple
 
 from schemas.event import UINT32_MAX
@@ -21,6 +21,9 @@ from schemas.tables import CREATED_AT_END, CREATED_AT_FIRST
 LINE_BYTES: Final = 1 << 20
 
 _Present = Annotated[str, Meta(min_length=1)]
+# Members that were not given are counted, line by line: texts are told apart four times as fast as
+# a text is from UNSET. Who sends this very text is looked at more closely, no more.
+_ABSENT: Final[Any] = "\0 not given"
 
 
 class _Plain(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -31,30 +34,30 @@ class _Plain(Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
     session_id: _Present
     name: _Present
     created_at: Annotated[int, Meta(ge=CREATED_AT_FIRST, lt=CREATED_AT_END)]
-    received_at: Annotated[int, Meta(ge=0, lt=CREATED_AT_END)] | UnsetType = UNSET
-    path: str | UnsetType = UNSET
-    previous_path: str | UnsetType = UNSET
-    duration: Annotated[int, Meta(ge=0, le=UINT32_MAX)] | UnsetType = UNSET
-    referrer: str | UnsetType = UNSET
-    referrer_name: str | UnsetType = UNSET
-    referrer_kind: str | UnsetType = UNSET
-    utm_source: str | UnsetType = UNSET
-    utm_medium: str | UnsetType = UNSET
-    utm_campaign: str | UnsetType = UNSET
-    utm_term: str | UnsetType = UNSET
-    utm_content: str | UnsetType = UNSET
-    click_id_kind: str | UnsetType = UNSET
-    country: str | UnsetType = UNSET
-    city: str | UnsetType = UNSET
-    device: str | UnsetType = UNSET
-    browser: str | UnsetType = UNSET
-    browser_version: str | UnsetType = UNSET
-    os: str | UnsetType = UNSET
-    os_version: str | UnsetType = UNSET
-    max_scroll: Annotated[int, Meta(ge=0, le=100)] | UnsetType = UNSET
-    value: Raw | UnsetType = UNSET
-    properties: dict[str, str] | UnsetType = UNSET
-    is_bot: Annotated[int, Meta(ge=0, le=1)] | UnsetType = UNSET
+    received_at: Annotated[int, Meta(ge=0, lt=CREATED_AT_END)] = _ABSENT
+    path: str = _ABSENT
+    previous_path: str = _ABSENT
+    duration: Annotated[int, Meta(ge=0, le=UINT32_MAX)] = _ABSENT
+    referrer: str = _ABSENT
+    referrer_name: str = _ABSENT
+    referrer_kind: str = _ABSENT
+    utm_source: str = _ABSENT
+    utm_medium: str = _ABSENT
+    utm_campaign: str = _ABSENT
+    utm_term: str = _ABSENT
+    utm_content: str = _ABSENT
+    click_id_kind: str = _ABSENT
+    country: str = _ABSENT
+    city: str = _ABSENT
+    device: str = _ABSENT
+    browser: str = _ABSENT
+    browser_version: str = _ABSENT
+    os: str = _ABSENT
+    os_version: str = _ABSENT
+    max_scroll: Annotated[int, Meta(ge=0, le=100)] = _ABSENT
+    value: Raw = _ABSENT
+    properties: dict[str, str] = _ABSENT
+    is_bot: Annotated[int, Meta(ge=0, le=1)] = _ABSENT
 
 
 _MEMBERS: Final = len(_Plain.__struct_fields__)
@@ -86,12 +89,12 @@ def doubtful(part: list[bytes]) -> list[int]:
             ids.append(_NO_ID)
             continue
         ids.append(event.id)
-        members = _MEMBERS - astuple(event).count(UNSET)
-        if event.properties:
+        members = _MEMBERS - astuple(event).count(_ABSENT)
+        if event.properties is not _ABSENT:
             members += len(event.properties)
         if (
             members != keys[index]
-            or (event.value and not _is_plain_amount(event.value))
+            or (event.value is not _ABSENT and not _is_plain_amount(event.value))
             or (escaped[index] and not _has_plain_id(line, event))
         ):
             uncertain.append(index)
@@ -115,7 +118,7 @@ def _has_plain_id(line: bytes, event: _Plain) -> bool:
     """
     before, _, after = line.partition(b'"id"')
     return (
-        "id" not in (event.properties or ())
+        (event.properties is _ABSENT or "id" not in event.properties)
         and not before.endswith(b"\\")
         and after.lstrip(b" :").startswith(b'"' + event.id.encode())
     )
@@ -135,12 +138,12 @@ def _oddly_written(part: list[bytes]) -> tuple[_Flags, list[bool], list[int]]:
     lengths = np.fromiter(map(len, part), np.int64, len(part))
     ends = np.cumsum(lengths + 1)
     odd, escaped = lengths > LINE_BYTES, np.zeros(len(part), np.bool_)
-    is_colon = text[1:] == ord(":")
-    before = text[:-1]
-    keys = np.flatnonzero(is_colon & (before == ord('"'))) + 1
-    hidden = is_colon & (before <= ord(" "))
+    colons = np.flatnonzero(text == ord(":"))
+    before = text[colons - 1]
+    keys = colons[before == ord('"')]
+    hidden = before <= ord(" ")
     if hidden.any():
-        odd[np.searchsorted(ends, np.flatnonzero(hidden) + 1, side="right")] = True
+        odd[np.searchsorted(ends, colons[hidden], side="right")] = True
     unusual = keys[_IS_UNUSUAL[text[keys + 1]]]
     if unusual.size:
         after, next_after = text[unusual + 1], text[unusual + 2]

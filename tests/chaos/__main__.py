@@ -4,8 +4,9 @@ The plan and every log are kept in a folder that is printed; --keep keeps it aft
 A good run of at least five minutes is added to tests/chaos/last.json, beside those of other seeds
 over the same sources.
 
-`--off` switches a rule of the protocol off in the consumers, by the name that `make mutants` prints.
-Then the run is good (exit code 0) when the truth shows it: something lost, doubled or miscounted.
+`--off` switches a rule of the protocol off in the consumers, by the name that `make mutants`
+prints. Then the run is good (exit code 0) when the truth shows it: something lost, doubled or
+miscounted.
 """
 
 from __future__ import annotations

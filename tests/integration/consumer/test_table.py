@@ -204,6 +204,27 @@ def test_rows_that_a_view_cannot_take_are_found_in_the_table(
         assert client.query(f"SELECT count() FROM {what}").result_rows == [(count,)]
 
 
+def test_lines_before_the_one_that_was_not_read_are_not_looked_at(table: ClickHouseTable) -> None:
+    """ClickHouse has read them: one that is bad by our rules alone lands. A constraint is checked
+    when all is read, so after its refusal all are looked at."""
+    wraps = event(0, _JANUARY, 1)[:-1] + b',"duration":18446744073709551617}'
+    scrolls = event(1, _JANUARY, 1)[:-1] + b',"max_scroll":101}'
+    worded, unknown = (event(n, _JANUARY, 1)[:-1] + b"," for n in (3, 5))
+    body = batch(
+        0, wraps, scrolls, event(2, _JANUARY, 1), worded + b'"duration":"long"}',
+        event(4, _JANUARY, 1), unknown + b'"x":1}',
+    )  # fmt: skip
+    named = name(body)
+    set_aside = []
+    while (answer := table.insert(body, named, clock() + 60, None)).outcome is Outcome.REFUSED:
+        found = table.isolate(_SOURCE, body, answer.why, None)
+        assert isinstance(found, Isolated)
+        set_aside.append([letter.offset for letter in found.letters])
+        body = body.without(found.letters)
+    assert (answer.outcome, set_aside) == (Outcome.LANDED, [[3, 5], [0, 1]])
+    assert answer.rows == 2
+
+
 def test_where_a_view_threw_a_line_that_the_table_took_is_no_letter(
     table: ClickHouseTable, clickhouse_with_schema: ClickHouse
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.by_number import row_of
+from consumer.by_number import read_before, row_of
 
 _SAID = (
     "Received ClickHouse exception, code: {code}, server response: Code: {code}. DB::Exception: "
@@ -29,3 +29,16 @@ _SAID = (
 )
 def test_the_row_that_a_refusal_names(code: int, text: str, row: int | None) -> None:
     assert row_of(_SAID.format(code=code) + text) == row
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "lines"),
+    [
+        (27, "Cannot parse input: expected '\"' before: 'long (at row 3)': (at row 251)", 250),
+        (27, "Cannot parse input: (at row 1)", 0),
+        (469, "Constraint `m` for table t is violated at row 4. Values: x = '(at row 9)'", 0),
+        (252, "Too many parts", 0),
+    ],
+)
+def test_how_many_lines_were_read_before_a_refusal(code: int, text: str, lines: int) -> None:
+    assert read_before(_SAID.format(code=code) + text) == lines
