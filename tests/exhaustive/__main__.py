@@ -19,6 +19,7 @@ from tests.exhaustive import record
 from tests.exhaustive.scope import FAULTS, Scope
 from tests.exhaustive.scopes import QUICK, SCOPES, unpaired
 from tests.exhaustive.search import Found, Search
+from tests.fixtures.sources import core_digest
 
 _Shown = tuple[int, int, int, float]
 
@@ -52,7 +53,7 @@ def main() -> int:
         print("no scope has such a name; --list shows them", file=sys.stderr)
         return 2
     tasks = [_Task(scope, options.minutes * 60, options.states) for scope in scopes]
-    core, began = record.core_digest(), time.monotonic()
+    core, began = core_digest(), time.monotonic()
     found = _run(tasks, options.processes)
     if [one.scope for one in found] == list(SCOPES) and not any(_cut_short(f) for f in found):
         record.write(found, time.monotonic() - began, core)

@@ -6,26 +6,14 @@ see whether they have changed since.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.exhaustive.search import Found
+from tests.fixtures.sources import core_digest
 
 LAST = Path(__file__).with_name("last.json")
-_ROOT = Path(__file__).parents[2]
-_CORE = (
-    "batch", "commands", "ledger", "mending", "ndjson", "partition", "recovery", "retry", "share",
-)  # fmt: skip
-
-
-def core_digest() -> str:
-    """Of the sources that are searched."""
-    digest = hashlib.sha256()
-    for name in _CORE:
-        digest.update((_ROOT / "consumer" / f"{name}.py").read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def write(found: Sequence[Found], wall_seconds: float, core: str, to: Path = LAST) -> None:

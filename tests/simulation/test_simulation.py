@@ -6,8 +6,10 @@ prints its family, its seed and its schedule; `make sim` runs more.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from consumer.partition import Partition
 from consumer.recovery import Commit
 from tests.simulation.faults import CROWD, PROFILES, RESET_WHILE_INSERTING
 from tests.simulation.many import runs
+from tests.simulation.record import add
 from tests.simulation.shorten import Regression, failure, regressions, shortened
 from tests.simulation.world import run
 
@@ -68,3 +71,15 @@ def test_a_failure_is_told_with_the_steps_that_it_takes(monkeypatch: pytest.Monk
     again = failure(seed, profile, steps)
     assert again is not None
     assert str(again) == str(failed)
+
+
+def test_runs_over_the_same_sources_are_added_up(tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    add((0, 10), 40, 2.0, {"mended": 1}, "these", path)
+    add((10, 30), 80, 4.0, {"mended": 2, "doubt": 1}, "these", path)
+    total = add((5, 10), 20, 1.0, {}, "these", path)  # seeds of the first once more
+    assert (total["runs"], total["seconds"]) == (100, 5)
+    assert total["reports"] == {"mended": 2, "doubt": 1}
+    assert [part["first"] for part in total["parts"]] == [5, 10]
+    assert add((30, 40), 40, 2.0, {}, "others", path)["runs"] == 40
+    assert json.loads(path.read_text())["code"] == "others"
