@@ -2,8 +2,8 @@
 
 A good run over all families of faults is added to tests/simulation/last.json, beside those of
 other seeds over the same sources. A failure ends it: its seed is printed with the shortest schedule
-that still fails, and that schedule is kept among the regressions, which every run of the tests
-tries again.
+that still fails, and that schedule is kept among the regressions (but with --no-keep), which every
+run of the tests tries again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter
 from tests.simulation import record
 from tests.simulation.faults import PROFILES, Profile
 from tests.simulation.many import AT_ONCE, runs
-from tests.simulation.shorten import keep, shortened
+from tests.simulation.shorten import REGRESSIONS, how_to_keep, keep, shortened
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=100_000, help="over all families of faults")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--family", choices=[p.name for p in PROFILES], help="only this one")
-    parser.add_argument("--keep", action="store_true", help="keep a failure as a regression")
+    parser.add_argument("--no-keep", action="store_true", help="keep no failure as a regression")
     chosen = parser.parse_args()
     families = [n for n, p in enumerate(PROFILES) if chosen.family in (None, p.name)]
     each = -(-chosen.runs // len(families))
@@ -34,7 +34,7 @@ def main() -> int:
     for some in runs(families, chosen.seed, each):
         done, reports = done + some.runs, reports + some.reports
         if some.failed is not None:
-            return tell(PROFILES[some.family], some.failed, kept=chosen.keep)
+            return tell(PROFILES[some.family], some.failed, kept=not chosen.no_keep)
         show(done, each * len(families), time.monotonic() - began)
     print(f"\n{done} runs, no promise broken; the core reported:")
     for what, times in reports.most_common():
@@ -63,7 +63,9 @@ def tell(profile: Profile, seed: int, *, kept: bool) -> int:
     print(f"{failed}\n{len(steps)} of {profile.steps} steps: {steps}")
     if kept:
         keep(seed, profile, steps, what)
-        print("kept among the regressions")
+        print(f"kept in {REGRESSIONS.name}: every run of the tests tries it again")
+    else:
+        print(how_to_keep(seed, profile))
     return 1
 
 

@@ -1,7 +1,8 @@
 """A failing run made short: the fewest of its steps that still fail.
 
 Steps are taken away in ever smaller blocks, each time those without which the run still breaks a
-promise. What is left is a schedule that a person can read, and it is kept in `regressions.json`.
+promise. What is left is a schedule that a person can read; `make sim` keeps it in
+`regressions.json`, and what a test finds is kept by the command that the test prints.
 """
 
 from __future__ import annotations
@@ -55,9 +56,18 @@ def shortened(seed: int, profile: Profile) -> tuple[list[int], Failed]:
 
 def keep(seed: int, profile: Profile, steps: list[int], what: str) -> None:
     kept = json.loads(REGRESSIONS.read_text(encoding="utf-8"))
-    kept.append({"family": profile.name, "seed": seed, "what": what, "steps": steps})
+    own = {"family": profile.name, "seed": seed, "what": what, "steps": steps}
+    if own not in kept:
+        kept.append(own)
     lines = ",\n".join(json.dumps(each) for each in kept)
     REGRESSIONS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def how_to_keep(seed: int, profile: Profile) -> str:
+    return (
+        "to keep it among the regressions: "
+        f"python -m tests.simulation --family '{profile.name}' --seed {seed} --runs 1"
+    )
 
 
 def regressions() -> Iterator[Regression]:

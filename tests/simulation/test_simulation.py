@@ -1,7 +1,8 @@
 """The real core through many seeded runs, each family of faults in its share of them.
 
-`SIM_RUNS` is the number of runs over all families (20 000), `SIM_SEED` the first seed. A failure
-prints its family, its seed and its schedule; `make sim` runs more.
+`SIM_RUNS` is the least number of runs over all families (20 000), `SIM_SEED` the first seed. A
+failure prints its family, its seed, its shortest schedule, and the command that keeps this schedule
+among the regressions; `make sim` runs more, and keeps what fails by itself.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import pytest
 from consumer.commands import Command
 from consumer.partition import Partition
 from consumer.recovery import Commit
-from tests.simulation.faults import CROWD, PROFILES, RESET_WHILE_INSERTING
-from tests.simulation.many import runs
+from tests.simulation import __main__ as command
+from tests.simulation import shorten
+from tests.simulation.faults import CROWD, EVERYDAY, PROFILES, RESET_WHILE_INSERTING
+from tests.simulation.many import Some, runs
 from tests.simulation.record import add
-from tests.simulation.shorten import Regression, failure, regressions, shortened
-from tests.simulation.world import run
+from tests.simulation.shorten import Regression, failure, how_to_keep, regressions, shortened
+from tests.simulation.world import Failed, run
 
 RUNS = int(os.environ.get("SIM_RUNS", "20000"))
 FIRST_SEED = int(os.environ.get("SIM_SEED", "0"))
@@ -28,14 +31,16 @@ FIRST_SEED = int(os.environ.get("SIM_SEED", "0"))
 
 @pytest.mark.timeout(1200)
 def test_everything_lands_exactly_once() -> None:
-    each = max(1, RUNS // len(PROFILES))
+    each = -(-RUNS // len(PROFILES))
     reports = {profile: Counter[str]() for profile in PROFILES}
     for some in runs(range(len(PROFILES)), FIRST_SEED, each):
         profile = PROFILES[some.family]
         reports[profile] += some.reports
         if some.failed is not None:
             steps, failed = shortened(some.failed, profile)
-            pytest.fail(f"{failed}\n{len(steps)} steps: {steps}")
+            pytest.fail(
+                f"{failed}\n{len(steps)} steps: {steps}\n{how_to_keep(some.failed, profile)}"
+            )
     for profile, told in reports.items():
         print(f"{profile.name}: {each} runs, {dict(told)}")
         if each >= 100:  # a family in which nothing happens proves nothing
@@ -71,6 +76,29 @@ def test_a_failure_is_told_with_the_steps_that_it_takes(monkeypatch: pytest.Monk
     again = failure(seed, profile, steps)
     assert again is not None
     assert str(again) == str(failed)
+
+
+def test_a_failure_is_kept_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "regressions.json"
+    kept.write_text("[]")
+    failed = Failed("'everyday', seed 5: lost\nschedule:")
+    monkeypatch.setattr(shorten, "REGRESSIONS", kept)
+    monkeypatch.setattr(command, "runs", lambda *_: iter([Some(0, 6, Counter(), 5)]))
+    monkeypatch.setattr(command, "shortened", lambda *_: ([3, 8], failed))
+
+    def ends(*flags: str) -> str:
+        monkeypatch.setattr("sys.argv", ["simulation", *flags])
+        assert command.main() == 1
+        return capsys.readouterr().out
+
+    assert how_to_keep(5, EVERYDAY) in ends("--no-keep")
+    assert list(regressions()) == []
+    ends()
+    assert list(regressions()) == [Regression(EVERYDAY, 5, (3, 8), "lost")]
+    ends()
+    assert len(list(regressions())) == 1, "the same schedule is kept once"
 
 
 def test_runs_over_the_same_sources_are_added_up(tmp_path: Path) -> None:
