@@ -27,7 +27,7 @@ import xxhash
 from consumer.ndjson import is_utf8, join, one_object_each
 
 _RECORD_BYTES = 1 << 20  # Kafka's default limit: lines of a larger record are looked at one by one
-_LEAST_AT_ONCE = 1 << 18  # of small fetches so many bytes are looked at together
+_LEAST_AT_ONCE = 1 << 17  # of small fetches so many bytes are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Filling:
         self._records: list[tuple[Sequence[int], Sequence[int]]] = []
         self._suspect = False
         self._unseen: list[bytes] = []  # by `_look`
-        self._unseen_bytes = 0
+        self._unseen_rows = self._unseen_bytes = 0
         self._digest = xxhash.xxh3_64()
         self._oldest_append_ms = 0
 
@@ -200,6 +200,7 @@ class Filling:
         self._records.append((records.offsets, sizes))
         self._suspect = self._suspect or max(sizes) > _RECORD_BYTES or not is_utf8(text)
         self._unseen.append(text)
+        self._unseen_rows += rows
         self._unseen_bytes += len(text)
         if self._unseen_bytes > _LEAST_AT_ONCE:
             self._look()
@@ -208,8 +209,8 @@ class Filling:
 
     def _look(self) -> None:
         text = b"\n".join(self._unseen)
-        self._suspect = self._suspect or not one_object_each(text)
-        self._unseen, self._unseen_bytes = [], 0
+        self._suspect = self._suspect or not one_object_each(text, self._unseen_rows)
+        self._unseen, self._unseen_rows, self._unseen_bytes = [], 0, 0
 
     @property
     def empty(self) -> bool:

@@ -6,6 +6,7 @@ what is said of a line is what can be seen so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,19 @@ _PARTS_ROWS = _any_of(_WHITE + b",;\f\v")  # what ClickHouse skips between two o
 _IS_ODD_BEHIND_A_BRACE = _any_of(_WHITE + b";\f\v{")
 _IS_ODD_BEHIND_A_COMMA = _any_of(_WHITE + b",;\f\v{\n")
 _BEGINS_A_NAME = _any_of(b"abcdefghijklmnopqrstuvwxyz\\")
+_PARTS_LINES = int.from_bytes(b'}\n{"', "little")
+_CLOSES_ONE_LINE = re.compile(rb"[^}]*[}\]]*}")  # the last eight bytes
+
+
+def _goes_on() -> _Flags:
+    """By the two bytes behind a brace, the first the low one: no other object can begin there."""
+    fine = np.zeros((256, 256), np.bool_)
+    fine[:, ~_IS_ODD_BEHIND_A_BRACE] = True
+    fine[_IS_ODD_BEHIND_A_COMMA, _COMMA] = False
+    return fine.ravel()
+
+
+_GOES_ON = _goes_on()
 _MOST_SKIPPED = 8  # more white space than that is looked at as if it were wrong
 
 
@@ -76,15 +90,46 @@ def is_utf8(text: bytes) -> bool:
     return True
 
 
-def one_object_each(text: bytes) -> bool:
-    """Whether each line is one object, if it can be read at all: ClickHouse either refuses it
-    wherever it stands, or makes one row of it. May be False of good lines too, of such as hold
-    "}, {" in a text.
+def one_object_each(text: bytes, rows: int) -> bool:
+    """Whether each of `rows` lines is one object, if it can be read at all: ClickHouse either
+    refuses it wherever it stands, or makes one row of it. May be False of good lines too, of such
+    as hold "}, {" in a text.
 
     Each begins with a brace and a name, ends with a brace, and in none does another object begin
     behind a brace. A text that goes on over a line feed, which ClickHouse takes, cannot hide: the
     quote in front of the name would end it.
     """
+    return _written_tightly(text, rows) or _one_object_each(text)
+
+
+def _written_tightly(text: bytes, rows: int) -> bool:
+    """The same, of lines without white space around them, as encoders write them, in half the
+    time: of each brace the eight bytes that it begins are looked at as one number. False says
+    nothing."""
+    past = len(text) - 8
+    if past < 0 or text[:2] != b'{"' or not _BEGINS_A_NAME[text[2]]:
+        return False
+    if not _CLOSES_ONE_LINE.fullmatch(text, past):
+        return False
+    seen = np.frombuffer(text, np.uint8)[:past]
+    braces = np.concatenate(
+        [
+            np.flatnonzero(seen[at : at + _AT_ONCE] == _CLOSES) + at
+            for at in range(0, past, _AT_ONCE)
+        ]
+        or [np.zeros(0, np.intp)]
+    )
+    eight = np.ndarray(past, "<u8", text, 0, (1,))[braces]
+    parting = (eight & 0xFFFFFFFF) == _PARTS_LINES
+    begins = eight[parting]
+    return bool(
+        len(begins) == rows - 1
+        and _BEGINS_A_NAME[(begins >> 32).astype(np.uint8)].all()
+        and _GOES_ON[(eight[~parting] >> 8).astype(np.uint16)].all()
+    )
+
+
+def _one_object_each(text: bytes) -> bool:
     written = text.rstrip(_WHITE)
     if not written.endswith(b"}"):
         return False

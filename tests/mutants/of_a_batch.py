@@ -119,7 +119,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "any-line-is-one-object", 11, "a line that may not be one object makes its batch suspect",
         _BATCH,
-        "self._suspect = self._suspect or not one_object_each(text)",
+        "self._suspect = self._suspect or not one_object_each(text, self._unseen_rows)",
         "pass",
         "test_batch.py::test_a_line_that_may_not_be_one_object_is_looked_at_wherever_it_stands",
         "test_batch.py::test_one_object_over_several_lines_is_looked_at",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import xxhash
-from hypothesis import example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from consumer.batch import Batch, Filling, Letter, Records
-from consumer.ndjson import join
+from consumer.ndjson import join, one_object_each
 
 LINES = st.sampled_from([b"a", b"bb", b'{"n":1}', b"", b"\n", b"\r", "\u00fc".encode()])
 VALUES = st.one_of(st.none(), st.lists(LINES, max_size=4).map(b"\n".join))
@@ -107,6 +107,23 @@ def test_joined_values_have_no_empty_line(values: list[bytes | None]) -> None:
     assert rows == len(lines)
     own = [lines_of([(0, value)]) for value in values]
     assert list(sizes) == [len(b"\n".join(each)) for each in own]
+
+
+PIECES = st.sampled_from(
+    [b'{"a":1}', b'{"a":{}}', b'}\n{"a', b'},"b":', b":1}", b'{"', *map(bytes, zip(b'{}",;] \nx'))]
+)
+
+
+@settings(max_examples=1000)
+@given(st.lists(PIECES, min_size=1, max_size=12))
+@example([b'{"a":1}', b'{"a":1}'])
+@example([b'{"a":{}}', b"\n", b'{"a":1}'])
+def test_lines_without_white_space_are_seen_as_those_with_it(pieces: list[bytes]) -> None:
+    """They are looked over in a way of their own, which has to find the same."""
+    text = b"".join(pieces).replace(b"\n\n", b"\n").strip(b"\n")
+    assume(text and b" " * 7 not in text)
+    rows = text.count(b"\n") + 1
+    assert one_object_each(text, rows) == one_object_each(b" " + text, rows)
 
 
 @given(logs(), st.integers(0, 40), CUTS)
