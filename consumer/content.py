@@ -6,7 +6,9 @@ ClickHouse partition; whether it is bad is for `schemas.record` to say.
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,9 +20,13 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from consumer.batch import Batch, Letter
 from consumer.by_number import not_quoted, read_before, unreadable
 from consumer.commands import Sifted
+from consumer.erased import deletions, look
 from consumer.ledger import Source
+from schemas.logs import fact
 from schemas.record import Fault, faults
 from schemas.tables import EVENTS, clickhouse_partition
+
+log = logging.getLogger("consumer.content")
 
 # created_at first: it prunes to the few parts and granules that can hold a batch's rows.
 _BETWEEN = (
@@ -126,7 +132,8 @@ class Content:
         return rows
 
     def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted:
-        """See `commands.Sift`. A line that cannot be placed is kept: a refusal will show it."""
+        """See `commands.Sift`. A line that cannot be placed is kept: a refusal will show it. One
+        that a deletion on record erased is not: see `erased`."""
         lines = list(placed(batch))
         partitions = frozenset(line.partition for line in lines if line is not None)
         if by_ids:
@@ -134,7 +141,31 @@ class Content:
             wanted = [line is None or line.id not in there for line in lines]
         else:
             wanted = [line is None or line.partition not in landed for line in lines]
+        self._keep_erased(batch, lines, wanted)
         return Sifted(batch.only(wanted) if any(wanted) else None, partitions)
+
+    def _keep_erased(
+        self, batch: Batch, lines: Sequence[Placed | None], wanted: list[bool]
+    ) -> None:
+        """Of the lines that are wanted, those that were erased are wanted no more."""
+        asked = [i for i, line in enumerate(lines) if wanted[i] and line is not None]
+        on_record = deletions(self._client) if asked else []
+        if not on_record:
+            return
+        texts = list(batch.lines())
+        looked = look(
+            self._client, [texts[i] for i in asked], on_record, unknown_ms=batch.oldest_append_ms
+        )
+        place: dict[str, object] = {"first": batch.first, "end": batch.end}
+        for each, why in looked.untold.items():
+            what = "a deletion could not be tried: lines that it may have erased are inserted"
+            fact(log, logging.WARNING, what, deletion=each.command[:500], why=why, **place,
+                 mend="delete them once more when the mend is over")  # fmt: skip
+        for i, by in zip(asked, looked.by, strict=True):
+            wanted[i] = by is None
+        for each, erased in Counter(filter(None, looked.by)).items():
+            fact(log, logging.INFO, "erased lines are left out", lines=erased, **place,
+                 deletion=each.command[:500])  # fmt: skip
 
     def letters(
         self,

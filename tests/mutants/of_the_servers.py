@@ -9,6 +9,7 @@ _COVERAGE = "consumer/coverage.py"
 _CHECK, _REBUILD, _RESTORE = "schemas/check.py", "schemas/rebuild.py", "schemas/restore.py"
 _FRONT = "deploy/local/front/"
 _INSERTS = "tests/integration/consumer/test_inserts.py::"
+_ERASED = "tests/integration/consumer/test_erased.py::"
 _TABLE = "tests/integration/consumer/test_table.py::"
 _FOLDING = "tests/integration/consumer/test_coverage.py::"
 _PREFLIGHT = "tests/integration/consumer/test_preflight.py::"
@@ -169,6 +170,20 @@ INSERTS = (
         "wanted = [line is None or line.partition not in landed for line in lines]",
         "wanted = [True for line in lines]",
         f"{_TABLE}test_what_is_missing_is_told_by_clickhouse_partition_or_by_id",
+    ),
+    _mutant(
+        "erased-rows-come-back", 20, "a mend leaves out what a deletion on record erased",
+        _CONTENT,
+        "        self._keep_erased(batch, lines, wanted)\n",
+        "",
+        f"{_ERASED}test_what_was_erased_stays_erased_and_what_was_not_is_inserted",
+    ),
+    _mutant(
+        "later-events-are-erased", 20, "an event that came after a deletion is another one",
+        "consumer/erased.py",
+        "(_came < {each.at_ms}) AND",
+        "1 AND",
+        f"{_ERASED}test_an_event_that_came_after_the_deletion_is_another_one",
     ),
     _mutant(
         "a-hold-is-a-refusal", 23, "an insert that a rebuild holds is sent again",
