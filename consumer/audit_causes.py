@@ -7,6 +7,7 @@
 | no rows, short | a rewind to a later epoch took its rows out, and did not come to its end | `rewinds` |
 | short batch | as many dead letters | the dead-letter topic |
 | short batch | each of its events is in the table, and the sums were counted again later | the log, `events`, `rebuilds` |
+| size not known | each of its events is in the table; a rewind took it out or passed it over | the log and `events`; `rewinds` |
 | no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
 | no rows | its rows may have expired | the TTL of `events` |
 | no rows | erasure: rows were deleted later, and not by their stamps | system.mutations |
@@ -76,6 +77,8 @@ class Causes:
                 return self._rewound(fault) or self._without_events(fault)
             case Kind.SHORT:
                 return self._lettered(fault) or self._rewound(fault) or self._restored(fault)
+            case Kind.UNKNOWN:
+                return self._rewound(fault) or self._whole(fault)
             case Kind.NO_ROWS:
                 return (
                     self._rewound(fault)
@@ -145,6 +148,10 @@ class Causes:
     def _resent(self, fault: Fault) -> str | None:
         events, _ = self._there(fault)
         return f"resends: each of its {events} events is in the table" if events else None
+
+    def _whole(self, fault: Fault) -> str | None:
+        events, _ = self._there(fault)
+        return f"each of its {events} events is in the table" if events else None
 
     def _restored(self, fault: Fault) -> str | None:
         """The ledger is written with the views: where it is short, the sums may be."""

@@ -9,6 +9,10 @@ under a new epoch, and then several stamps cover its offsets, each elsewhere. So
 overlap at all are judged together, as one **run**: it is whole when the parts add up to what was
 announced. Of several epochs, the one that announced most knows how much that is.
 
+A batch whose lines were written from its rows, because the ledger had none, has 0 for what it
+announced: not known. It is whole where batches of later epochs hold all its offsets, since what is
+inserted over a batch that landed in part is what it lacks. Else nothing in the table proves it.
+
 A part is there when *one* row of it is: rows collapse with equal ids, expire and are erased.
 
 Pure: no clock, no server.
@@ -16,6 +20,7 @@ Pure: no clock, no server.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +36,7 @@ class Kind(StrEnum):
     DOUBLE = "double"  # a part that landed twice under one epoch
     SHORT = "short batch"  # fewer rows than announced: it did not land whole
     LONG = "long batch"  # more
+    UNKNOWN = "size not known"  # nothing says how many rows were announced
     NO_ROWS = "no rows"  # the ledger lists a part of which the table has no row
     NO_LEDGER = "not in the ledger"  # rows of a part that the ledger does not list
     NO_BATCH = "rows without a batch"  # rows that no batch brought
@@ -94,9 +100,33 @@ class _Run:
     expected: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
     landed: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
     overlaps: dict[str, _Overlap] = field(default_factory=dict)
+    # by epoch, the offsets of batches that are known, and the batches that are not
+    known: defaultdict[int, list[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    unknown: list[Part] = field(default_factory=list)
     landed_ms: int = 0
     unlisted: bool = False
     in_flight: bool = False
+
+    def announce(self, part: Part) -> None:
+        """A batch that announced so much."""
+        self.expected[part.epoch] += part.expected_rows
+        ranges = self.known[part.epoch]
+        if ranges and part.first <= ranges[-1][1]:
+            first, end = ranges.pop()
+            ranges.append((first, max(end, part.end)))
+        else:
+            ranges.append((part.first, part.end))
+
+    def proves(self, part: Part) -> bool:
+        """Whether batches of later epochs hold all its offsets."""
+        reach = part.first
+        later = (ranges for epoch, ranges in self.known.items() if epoch > part.epoch)
+        for first, end in sorted(itertools.chain.from_iterable(later)):
+            if first <= reach:
+                reach = max(reach, end)
+        return reach >= part.end
 
 
 class Walk:
@@ -127,6 +157,8 @@ class Walk:
         self.limit = limit
         self._quiet_ms = quiet_ms
         self._last: tuple[int, int, int] | None = None
+        self._told = False  # what the last batch announced
+        self._untold: Part | None = None  # its first part, where it does not say
         self._run: _Run | None = None
         self._recent: list[_Recent] = []
 
@@ -166,7 +198,10 @@ class Walk:
             self._last = batch
             self.batches += not flies
             self.in_flight += flies
-            run.expected[part.epoch] += part.expected_rows
+            run.expected[part.epoch] += 0
+            self._told, self._untold = False, None
+        if not self._told:
+            self._tell(run, part)
         rows = part.rows if part.times else part.stamped
         run.end = max(run.end, part.end)
         run.landed[part.clickhouse_partition, part.epoch] += rows
@@ -185,6 +220,17 @@ class Walk:
             other.covered += both if part.stamped else 0
             mine.covered += both if other.part.stamped else 0
         self._recent.append(mine)
+
+    def _tell(self, run: _Run, part: Part) -> None:
+        """What its batch announced: the first of its parts that knows says it."""
+        if part.expected_rows:
+            self._told = True
+            run.announce(part)
+            if self._untold is not None:
+                run.unknown.remove(self._untold)
+        elif part.times and self._untold is None:
+            self._untold = part
+            run.unknown.append(part)
 
     def _overlap(self, run: _Run, other: Part, part: Part) -> None:
         known = run.overlaps.setdefault(
@@ -239,6 +285,9 @@ class Walk:
             )  # fmt: skip
         if run.in_flight:
             return
+        for part in run.unknown:
+            if not run.proves(part):
+                yield self._unknown(part)
         expected = max(run.expected.values())
         most: defaultdict[str, int] = defaultdict(int)
         for (where, _), rows in run.landed.items():
@@ -247,7 +296,7 @@ class Walk:
         if landed < expected:
             yield self._of_run(run, Kind.SHORT, expected - landed,
                                f"{landed} of {expected} rows landed")  # fmt: skip
-        elif landed > expected and len(run.expected) == 1 and not run.unlisted:
+        elif landed > expected and len(run.expected) == 1 and not run.unlisted and not run.unknown:
             yield self._of_run(run, Kind.LONG, landed - expected,
                                f"{landed} rows landed, and {expected} were announced")  # fmt: skip
 
@@ -255,6 +304,14 @@ class Walk:
         return Fault(
             kind, self.topic_id, self.partition, run.first, run.end, "",
             tuple(sorted(run.expected)), rows, run.landed_ms, what,
+        )  # fmt: skip
+
+    def _unknown(self, part: Part) -> Fault:
+        return Fault(
+            Kind.UNKNOWN, self.topic_id, self.partition, part.first, part.end, "", (part.epoch,),
+            part.rows, part.landed_ms,
+            "the ledger's lines of it were lost and written again from its rows: how many it "
+            "announced is not known",
         )  # fmt: skip
 
     def _fault(self, kind: Kind, part: Part, rows: int, what: str) -> Fault:

@@ -27,7 +27,8 @@ _IN_LEDGER = (
 )
 
 # One line a ClickHouse partition of a batch, of the ledger or of the rows. A line that was written
-# twice counts once; one that was restored from the rows knows no more than they.
+# twice counts once; one that was restored from the rows knows no more than they, and has 0 for what
+# its batch announced.
 _LINES = f"""
 SELECT first, end, epoch, clickhouse_partition AS part, 1 AS in_ledger, min(landed_at) AS at,
     max(rows) AS most_rows, max(expected_rows) AS expected, max(rows_version) AS version,
@@ -117,7 +118,7 @@ def covered(
                 listed=frozenset(listed),
                 landed_ms=landed_ms - clock_ahead_ms if known else 0,
                 listed_rows=rows,
-                expected_rows=announced[0] if known else None,
+                expected_rows=announced[0] or None,
                 version=announced[1] or None,
                 announced_ms=announced[2] or None,
             )

@@ -3,7 +3,9 @@
 The stamps in `events` say which batches are there. `restore` makes the rest agree with them for a
 range of offsets, after a doubt:
 
-1. the ledger rows (`batches`) that are missing are written, with the rows that are there;
+1. the ledger rows (`batches`) that are missing are written, with the rows that are there. How many
+   a batch announced is not known where all its rows in the ledger are missing: 0 says so. What is
+   there may be a part of it, and must not be taken for the whole;
 2. the range's events are written to `sessions` once more, which is idempotent by id;
 3. the sums of the given ClickHouse partitions are rebuilt (schemas/rebuild.py).
 
@@ -26,7 +28,6 @@ into it.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -185,7 +186,8 @@ def _count(server: Database, table: str, condition: str) -> int:
 
 
 def _complete_ledger(server: Database, span: Span, topic: str) -> int:
-    """Write the ledger rows that stamped batches lack; how many."""
+    """Write the ledger rows that stamped batches lack; how many. A batch without any gets 0 as its
+    `expected_rows`: not known. Taken for whole, what a later crash leaves of it would stay so."""
     stamped = server.ask(
         "SELECT _first, _end, _epoch, _partition_id, count() "  # noqa: S608
         f"FROM {server.table(EVENTS)} WHERE {span.overlapping} GROUP BY ALL ORDER BY ALL"
@@ -197,15 +199,12 @@ def _complete_ledger(server: Database, span: Span, topic: str) -> int:
         f"FROM {server.table(BATCHES)} WHERE {span.ledger_overlapping}"
     ):
         known.add((start, stop, epoch, month))
-        expected[start, stop, epoch] = rows
+        expected[start, stop, epoch] = max(rows, expected.get((start, stop, epoch), 0))
         topic = its_topic or topic
-    there: Counter[tuple[int, int, int]] = Counter()
-    for start, stop, epoch, _, rows in stamped:
-        there[start, stop, epoch] += rows
     topic = topic or _topic(server, span.topic_id)
     missing = [
         f"({literal(span.topic_id)}, {literal(topic)}, {span.partition:d}, {start}, {stop}, "
-        f"{expected.get((start, stop, epoch), there[start, stop, epoch])}, {epoch}, "
+        f"{expected.get((start, stop, epoch), 0)}, {epoch}, "
         f"{literal(month)}, {rows}, now64(3, 'UTC'))"
         for start, stop, epoch, month, rows in stamped
         if (start, stop, epoch, month) not in known

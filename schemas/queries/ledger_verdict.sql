@@ -9,6 +9,8 @@
 -- short_batches  batches with fewer rows than expected: part of them has not landed, or rows were
 --                dead-lettered
 -- long_batches   batches with more
+-- unknown_batches  batches of which nobody knows how many rows to expect: their rows here were lost and
+--                written again from `events` (expected_rows = 0), and no later epoch landed over them
 WITH
     parts AS
     (
@@ -20,6 +22,8 @@ WITH
             end,
             clickhouse_partition,
             max(b.expected_rows) AS expected_rows,
+            max((b.epoch, b.expected_rows)) AS latest,
+            min(b.expected_rows) AS least_expected,
             max(b.rows) AS rows,
             count() AS times
         FROM batches AS b
@@ -34,6 +38,8 @@ WITH
             first,
             end,
             max(p.expected_rows) AS expected_rows,
+            max(p.latest).2 AS latest_expected,
+            min(p.least_expected) AS least_expected,
             sum(p.rows) AS rows,
             sum(p.times - 1) AS doubles
         FROM parts AS p
@@ -63,14 +69,16 @@ SELECT
     countIf(l.earlier > 0 AND l.first < l.reached) AS overlaps,
     sum(l.doubles) AS doubles,
     countIf(l.rows < l.expected_rows) AS short_batches,
-    countIf(l.rows > l.expected_rows) AS long_batches,
-    if(gaps + overlaps + doubles + short_batches + long_batches = 0, 'ok',
+    countIf(l.rows > l.expected_rows AND l.least_expected > 0) AS long_batches,
+    countIf(l.latest_expected = 0) AS unknown_batches,
+    if(gaps + overlaps + doubles + short_batches + long_batches + unknown_batches = 0, 'ok',
         arrayStringConcat(arrayFilter(x -> x != '', [
             if(gaps > 0, 'gap', ''),
             if(overlaps > 0, 'overlap', ''),
             if(doubles > 0, 'double', ''),
             if(short_batches > 0, 'short', ''),
-            if(long_batches > 0, 'long', '')]), ', ')) AS verdict
+            if(long_batches > 0, 'long', ''),
+            if(unknown_batches > 0, 'unknown', '')]), ', ')) AS verdict
 FROM placed AS l
 GROUP BY l.topic_id, l.partition
 ORDER BY topic, topic_id, partition

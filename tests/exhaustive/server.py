@@ -236,14 +236,14 @@ def start(server: Server, scope: Scope) -> Server:
 
 def restore(server: Server, first: int, end: int, partitions: frozenset[str]) -> Server:
     """What a restore leaves, at the moment at which it replaces: nothing runs then. Of a batch that
-    has no line of its own it knows the rows that are there, and neither its rules nor its time."""
+    has no line of its own it knows nothing that its token said."""
     lines = {line[:4] for line in server.ledger}
     tokens = {line[:3]: line[6:] for line in server.ledger}
     added = []
     for e in server.table:
         if e.first < end and first < e.end and e[:4] not in lines:
-            there = (stamped(server, *e[:3]).bit_count(), None, None)
-            line = Line(*e[:4], NOW_MS, e.rows.bit_count(), *tokens.get(e[:3], there))
+            unknown = (None, None, None)
+            line = Line(*e[:4], NOW_MS, e.rows.bit_count(), *tokens.get(e[:3], unknown))
             added.append(line)
     server = server._replace(ledger=tuple(sorted((*server.ledger, *added))))
     for part in sorted(partitions):

@@ -255,10 +255,8 @@ class ClickHouse:
     def _restore(self, restoring: Restoring, now: float) -> None:
         partition, first, end, _ = restoring.stamp
         lines = Counter((s, r.clickhouse_partition) for r, s in self.table.items())
-        stamped = Counter(self.table.values())
         for (stamp, part), rows in lines.items():
             if stamp[0] == partition and stamp[1] < end and first < stamp[2]:
-                self.announced.setdefault(stamp, (stamped[stamp], None, None))
                 self.ledger.setdefault((stamp, part), (now, rows))
         for part in restoring.partitions:
             self.rebuilt[part] = now

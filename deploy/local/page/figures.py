@@ -83,6 +83,7 @@ _FAULTS = (
     ("doubles", "{count} parts of batches landed more than once"),
     ("short_batches", "{count} batches have fewer rows than expected"),
     ("long_batches", "{count} batches have more rows than expected"),
+    ("unknown_batches", "of {count} batches nobody knows how many rows to expect"),
 )
 
 

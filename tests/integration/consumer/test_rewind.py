@@ -16,6 +16,7 @@ from consumer import audit, rewind, rewinding
 from consumer.config import consumer_settings
 from consumer.rewinding import Rewind
 from deploy.local.waiting import wait_until
+from schemas.queries import load as load_query
 from schemas.rebuild import rebuild as really_rebuild
 from schemas.settings import load
 from tests.fixtures.children import ROOT, Children, environment
@@ -296,6 +297,32 @@ def test_killed_at_any_step_a_consumer_puts_it_right(world: World) -> None:
     assert world.rewind("--to", "earliest", "--yes")[0] == 0
     world.consume()
     world.whole()
+
+
+def test_killed_before_it_deletes_beside_a_batch_that_landed_in_part(world: World) -> None:
+    """Its line in the ledger is missing too. How many rows it announced is not known, and what is
+    there must not be taken for all of it: nobody would read the rest again."""
+    first, end, _ = world.batches(0)[0]
+    stamp = f"_partition = 0 AND _first = {first} AND _end = {end}"
+    for damage in (
+        f"ALTER TABLE events DELETE WHERE {stamp} AND _partition_id = '202610'",
+        f"ALTER TABLE batches DELETE WHERE partition = 0 AND first = {first}",
+    ):
+        world.client.command(damage, settings={"mutations_sync": 2})
+    assert list(rows_of(world.client, f"SELECT count() > 0 FROM events WHERE {stamp}")) == [[1]]
+    world.killed("before", "delete events", 1, "--to", "earliest", "--yes")
+    listed = "SELECT DISTINCT expected_rows FROM batches WHERE partition = 0 AND first = 0"
+    assert list(rows_of(world.client, listed)) == [[0]]
+    (row,) = world.client.query(
+        f"SELECT * FROM ({load_query('ledger_verdict')}) WHERE partition = 0"
+    ).named_results()
+    assert row["verdict"] == "unknown"
+    world.consume()
+    topic = world.pipeline.read_topic()
+    assert against_truth(world.client, Truth(topic.lines())) == []
+    assert stamp_problems(world.client, topic) == []
+    code, out, err = world.audit()
+    assert code == 0, out + err
 
 
 @pytest.mark.long

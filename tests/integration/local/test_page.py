@@ -182,5 +182,6 @@ class TestOnTables:
 
 def test_a_verdict_without_a_known_fault_is_still_a_fault() -> None:
     row = {"partition": 3, "batches": 1, "rows": 1, "missing_offsets": 0, "verdict": "odd"}
-    row |= dict.fromkeys(("gaps", "overlaps", "doubles", "short_batches", "long_batches"), 0)
+    kinds = ("gaps", "overlaps", "doubles", "short_batches", "long_batches", "unknown_batches")
+    row |= dict.fromkeys(kinds, 0)
     assert verdict([row])["faults"] == ["partition 3: odd"]

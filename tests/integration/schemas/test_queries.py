@@ -153,6 +153,11 @@ Part = tuple[int, int, int, int, str, int]  # first, end, expected rows, epoch, 
         ([(0, 4, 4, 0, "202610", 4), (0, 4, 4, 1, "202610", 4)], "double", (0, 0, 0, 1, 0, 0)),
         ([(0, 4, 4, 0, "202610", 3)], "short", (0, 0, 0, 0, 1, 0)),
         ([(0, 4, 4, 0, "202610", 3), (0, 4, 4, 0, "202611", 2)], "long", (0, 0, 0, 0, 0, 1)),
+        # the ledger's rows were lost, and written again from those of `events`
+        ([(0, 4, 0, 0, "202610", 3)], "unknown", (0, 0, 0, 0, 0, 0, 1)),
+        ([(0, 4, 2, 0, "202610", 2), (0, 4, 0, 1, "202611", 2)], "unknown", (0,) * 6 + (1,)),
+        ([(0, 4, 0, 0, "202610", 3), (0, 4, 1, 1, "202611", 1)], "ok", (0,) * 7),
+        ([(0, 4, 0, 0, "202610", 3), (0, 4, 4, 0, "202611", 1)], "ok", (0,) * 7),
     ],
 )
 def test_the_ledgers_verdict(
@@ -185,7 +190,8 @@ def test_the_ledgers_verdict(
             "doubles",
             "short_batches",
             "long_batches",
-        )
+            "unknown_batches",
+        )[: len(counts)]
     )
     assert (row["first"], row["end"]) == (min(p[0] for p in parts), max(p[1] for p in parts))
 

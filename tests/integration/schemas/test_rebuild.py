@@ -652,6 +652,8 @@ def test_restore_mends_what_hangs_on_the_rows(client: Client) -> None:
     assert done.events == len(events)
     assert [each.partition for each in done.rebuilt] == list(MONTHS)
     restore(client, client.database or "", Span("topic-id", 5, 0, 7), (), seconds=SECONDS)
+    # of the first batches nobody knows what they announced
+    before = [(*row[:7], row[7] if row[3] else 0, row[8]) for row in before]
     assert ledger(client) == before
     assert against_truth(client, Truth(everything)) == []
     again = restore(client, client.database or "", given[0], MONTHS[:1], seconds=SECONDS)
@@ -662,7 +664,7 @@ def test_restore_mends_what_hangs_on_the_rows(client: Client) -> None:
     assert against_truth(client, Truth(everything)) == []
 
 
-def test_restore_without_any_ledger_row_counts_what_is_there(client: Client) -> None:
+def test_restore_without_any_ledger_row_does_not_guess_what_was_announced(client: Client) -> None:
     events = shuffled(20, 24)
     land(client, *batches(events, 10_000))
     before = ledger(client)
@@ -670,7 +672,7 @@ def test_restore_without_any_ledger_row_counts_what_is_there(client: Client) -> 
     database = client.database or ""
     given = (Span("topic-id", 0, 0, 1), ())
     assert restore(client, database, *given, seconds=SECONDS, topic="events").ledger_rows == 2
-    assert ledger(client) == before
+    assert ledger(client) == [(*row[:7], 0, row[8]) for row in before]
     nothing = restore(client, database, Span("other", 0, 0, 1), (), seconds=SECONDS)
     assert nothing.ledger_rows == 0
 

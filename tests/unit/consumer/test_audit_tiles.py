@@ -70,6 +70,33 @@ def test_a_batch_over_two_clickhouse_partitions_is_one() -> None:
     assert (walk.batches, walk.rows) == (1, 10)
 
 
+def test_a_batch_of_which_nobody_knows_how_much_it_announced() -> None:
+    """Its lines were written from its rows. What landed over it later is what it lacked."""
+    unknown = part(0, 10, OCTOBER, expected=0, rows=4)
+    assert short(faults([unknown])) == [(Kind.UNKNOWN, 0, 10)]
+    assert short(faults([unknown, part(10, 20)])) == [(Kind.UNKNOWN, 0, 10)]
+    assert short(faults([unknown], limit=5)) == [], "it is in flight"
+    rest = part(0, 10, NOVEMBER, epoch=1, expected=6, rows=6)
+    assert faults([unknown, rest]) == []
+    pieces = [part(0, 4, NOVEMBER, epoch=2), unknown, part(4, 12, NOVEMBER, epoch=1)]
+    assert faults(pieces) == []
+    for one in (
+        [unknown, rest._replace(expected_rows=0)],  # that is not known either
+        [unknown, rest._replace(first=1)],
+        [rest._replace(end=9), unknown],
+        [part(0, 4, NOVEMBER, epoch=1), unknown, part(5, 10, NOVEMBER, epoch=1)],
+    ):
+        assert (Kind.UNKNOWN, 0, 10) in short(faults(one))
+    earlier = part(0, 10, OCTOBER, expected=6, rows=6)
+    later = part(0, 10, NOVEMBER, epoch=1, expected=0, rows=4)
+    assert short(faults([earlier, later])) == [(Kind.UNKNOWN, 0, 10)]
+    # one part of it knows
+    assert faults([unknown, part(0, 10, NOVEMBER, expected=10, rows=6)]) == []
+    assert short(faults([unknown, part(0, 10, NOVEMBER, expected=11, rows=6)])) == [
+        (Kind.SHORT, 0, 10)
+    ]
+
+
 @pytest.mark.parametrize(
     ("start", "limit", "expected"),
     [
