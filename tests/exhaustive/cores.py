@@ -32,6 +32,7 @@ from consumer.partition import Limits, Now, Partition, Phase
 from consumer.recovery import Commit
 from consumer.retry import Backoff
 from consumer.share import BadShare
+from tests.exhaustive.memory import look_at
 from tests.exhaustive.scope import (
     COMMIT_TIMEOUT_SECONDS,
     DEADLINE_SECONDS,
@@ -101,6 +102,8 @@ class Cores:
             [_record(topic * TOPIC + offset, kind) for offset, kind in enumerate(log)]
             for topic, log in enumerate(scope.logs)
         ]
+        shortest = min(len(value) for log in self._values for value in log if value)
+        self._buffer_bytes = 2 * scope.batch_rows * shortest  # of the limit on memory
         self._raw: list[Partition] = []  # after a step, with what it wrote not named yet
         self._named: dict[tuple[int, int], int] = {}
         self._numbers: dict[object, int] = {}
@@ -208,9 +211,12 @@ class Cores:
         frozen = _frozen(core)
         number = self._numbers.get(frozen)
         if number is None:
+            info = self._info(core)
+            reads = info.hungry or info.ahead or info.unread is not None
+            look_at(core, self._buffer_bytes, reads=reads)
             number = self._numbers[frozen] = len(self._objects)
             self._objects.append(core)
-            self.info.append(self._info(core))
+            self.info.append(info)
         return number
 
     def _info(self, core: Partition) -> Info:

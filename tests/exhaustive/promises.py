@@ -2,7 +2,8 @@
 
 A good row has to be once in the table, in the ledger and in the view. One that the table cannot
 take has to be among the letters, and never lands. One that only the view cannot take is either: a
-letter without a row, or a row that stands once in the view in the end.
+letter without a row, or a row that stands once in the view in the end. What a consumer holds in
+memory is looked at in each state of its core (`memory`).
 """
 
 from __future__ import annotations

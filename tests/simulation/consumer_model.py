@@ -51,6 +51,7 @@ from consumer.retry import Backoff
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, row
 from tests.simulation.faults import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS
 from tests.simulation.kafka_model import TOPIC_IDS, Kafka, OutOfRange, Request, key
+from tests.simulation.memory import Memory
 from tests.simulation.watch import Watch
 
 LIMITS = Limits(
@@ -64,7 +65,6 @@ LIMITS = Limits(
     refusal=Backoff(1.0, 20.0),
 )
 TOPIC_SECONDS = 5.0
-_SHARES = Shares(buffer_bytes=270, batch_age_seconds=0.5, inserts_per_second=4.0)
 
 
 @dataclass(eq=False)
@@ -98,7 +98,9 @@ class Consumer:
         self._topic_asked_at = 0.0
         self.inbox: deque[tuple[str, int, CommitAnswered | None]] = deque()
         self.jobs: list[Job] = []
-        self.assignment = Assignment(_SHARES)
+        self._shares = Shares(watch.buffer_bytes, batch_age_seconds=0.5, inserts_per_second=4.0)
+        self.assignment = Assignment(self._shares)
+        self.memory = Memory(watch.buffer_bytes)
         self._answers: deque[tuple[Partition, Event]] = deque()
         self._pending: Commands = []
         self._positions: dict[int, int] = {}
@@ -140,7 +142,8 @@ class Consumer:
 
     def _forget(self) -> None:
         self.rejoin_why = None
-        self.assignment = Assignment(_SHARES)
+        self.assignment = Assignment(self._shares)
+        self.memory = Memory(self._watch.buffer_bytes)
         self._answers.clear()
         self._pending.clear()
         self._positions.clear()
@@ -183,6 +186,7 @@ class Consumer:
         commands += self.assignment.tick(now)
         self._carry_out(commands, now)
         self._fetched = frozenset() if self.stopping else self.assignment.fetched()
+        self._watch.holds(self.memory, self.assignment, self._fetched, self._positions)
 
     def _fetch(self, number: int, now: Now, rng: random.Random) -> Commands:
         position = self._positions.get(number)
@@ -193,6 +197,7 @@ class Consumer:
         except OutOfRange:
             self.rejoin_why = "out of range"
             return []
+        self.memory.fetched(number, values)
         behind = offsets[-1] + 1 if offsets else position
         following = self._kafka.following(number, behind)
         if following == position:
@@ -268,6 +273,7 @@ class Consumer:
                     self.jobs.append(Job(partition, command))
                 case Fetch(offset):
                     self._positions[number] = offset
+                    self._watch.begins_to_read(self.memory, partition)
                 case ReadCommit():
                     self.flush()
                     self._answers.append((partition, CommitRead(self._kafka.read(number))))

@@ -29,6 +29,7 @@ class Profile:
     mends_log: bool = True
     versions: tuple[int, ...] = (1,)
     shows: tuple[str, ...] = ()  # what the core must have reported in enough of the runs
+    buffer_bytes: int = 270  # the limit on what a consumer holds, of lines of some 20 bytes
     bad_lines: float = 0.0  # the share of lines that the table, or only the view, cannot take
 
     def weight(self, name: str, usual: float = 0.0) -> float:
@@ -143,6 +144,17 @@ TRIMMED = Profile(
 RECREATED = Profile(
     "recreated", {**_EVERYDAY, "recreate": 0.7, "kick": 0.5}, consumers=2, partitions=2, records=7
 )
+LITTLE_MEMORY = Profile(
+    "little memory",
+    {**_EVERYDAY, "produce": 30.0, "crash": 2.0, "insert given up": 3.0, "server crash": 2.0},
+    partitions=3,
+    records=9,
+    steps=450,
+    versions=(1, 2),
+    buffer_bytes=70,
+    bad_lines=0.05,
+    shows=("memory full", "mended", "set aside"),
+)
 EVERYTHING = Profile(
     "everything",
     {
@@ -180,5 +192,6 @@ PROFILES = (
     BAD_LINES,
     TRIMMED,
     RECREATED,
+    LITTLE_MEMORY,
     EVERYTHING,
 )

@@ -10,6 +10,7 @@ import pytest
 from consumer import ledger as ledger_module
 from consumer import partition as partition_module
 from consumer import recovery as recovery_module
+from consumer.assignment import Assignment
 from consumer.batch import Filling
 from consumer.commands import (
     Answer,
@@ -284,3 +285,36 @@ def no_share_is_too_much(patch: pytest.MonkeyPatch) -> None:
 def no_checksum(patch: pytest.MonkeyPatch) -> None:
     """Metadata that was cut, hit or moved is taken for ours."""
     patch.setattr(ledger_module, "_checksum", lambda offset, text: "00000000")
+
+
+def never_pause(patch: pytest.MonkeyPatch) -> None:
+    """However much is held, every partition that wants records is fetched."""
+
+    def greedy(self: Assignment) -> frozenset[int]:
+        return frozenset(p.source.partition for p in self if p.wants_records or p.replaying)
+
+    patch.setattr(Assignment, "fetched", greedy)
+
+
+def what_is_in_flight_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: Partition) -> int:
+        filling = 0 if self._filling is None else self._filling.size_bytes
+        return filling + sum(batch.size_bytes for batch, _ in self._ready)
+
+    patch.setattr(Partition, "buffered_bytes", property(forgetful))
+
+
+def what_waits_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: Partition) -> int:
+        filling = 0 if self._filling is None else self._filling.size_bytes
+        batch = None if self._flight is None else self._flight.batch
+        return filling + (0 if batch is None else batch.size_bytes)
+
+    patch.setattr(Partition, "buffered_bytes", property(forgetful))
+
+
+def replays_are_read_ahead_without_end(patch: pytest.MonkeyPatch) -> None:
+    """A partition is never paused before all that it has to replay was read."""
+    one_range: Any = vars(Partition)["replaying"]
+    all_ranges = property(lambda self: one_range.fget(self) or bool(self._replays))
+    patch.setattr(Partition, "replaying", all_ranges)

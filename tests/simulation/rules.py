@@ -19,6 +19,7 @@ from tests.simulation.faults import (
     BAD_LINES,
     EVERYDAY,
     HANDOVER,
+    LITTLE_MEMORY,
     LYING_AT_REPLAY,
     OLD_BY_ENTRIES,
     OLD_BY_TIME,
@@ -70,6 +71,13 @@ REBUILDS = Profile(
     records=6,
     steps=400,
     window_seconds=600.0,
+)
+RESET_IN_LITTLE_MEMORY = Profile(
+    "reset in little memory",
+    {"reset": 1.0, "long pause": 0.3, "run job": 60.0, "produce": 30.0},
+    records=14,
+    steps=400,
+    buffer_bytes=40,
 )
 
 
@@ -123,6 +131,7 @@ class Scripted:
 
 CONFUSED = "double in the|halted|passes|does not come to an end"
 UNANNOUNCED = "without an own answered prepare"
+UNPAUSED = "is fetched from .* bytes are held|bytes were read on, more than"
 OF_ANOTHER_TOPIC = "landed under another topic's id"
 
 RULES: list[Rule] = [
@@ -152,6 +161,10 @@ RULES: list[Rule] = [
         "not the text that was announced",
         hole=11,
     ),
+    Rule(batches.never_pause, LITTLE_MEMORY, 0, UNPAUSED),
+    Rule(batches.what_is_in_flight_is_not_counted, LITTLE_MEMORY, 0, UNPAUSED),
+    Rule(batches.what_waits_is_not_counted, LITTLE_MEMORY, 0, UNPAUSED),
+    Rule(batches.replays_are_read_ahead_without_end, RESET_IN_LITTLE_MEMORY, 0, "second range"),
     Rule(plans.cut_anew_instead_of_a_replay, HANDOVER, 0, "double in the", hole=1),
     Rule(plans.replay_under_a_new_time, HANDOVER, 0, "was first announced at", hole=3),
     Rule(plans.no_wait, RESET_WHILE_INSERTING, 0, "double in the", hole=8),

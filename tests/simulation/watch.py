@@ -4,6 +4,8 @@ Doubles in the table are found where rows land (`clickhouse_model`). Here: a com
 what is not once in the table and once in the view; nothing is inserted without an own answered
 prepare, within its deadline and under its first time; no partition stops for good.
 
+What a consumer holds in memory stays bounded, in the words of `memory`.
+
 In the view a record may stand twice for a while where that is announced: under a mend's mark, or
 when its ClickHouse partition was rebuilt since its batch was announced. No commit passes it.
 """
@@ -11,14 +13,17 @@ when its ClickHouse partition was rebuilt since its batch was announced. No comm
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from consumer.assignment import Assignment
 from consumer.commands import Answer, CommitAnswered, SendInsert
 from consumer.ledger import Intent, Mark, Note, Open, decode
 from consumer.partition import Now, Partition
 from tests.simulation.clickhouse_model import ClickHouse, Record, Row, Stamp, Violation, row
 from tests.simulation.faults import DEADLINE_SECONDS, Profile
 from tests.simulation.kafka_model import Kafka, Request
+from tests.simulation.memory import Memory
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Watch:
         self.reports: Counter[str] = Counter()
         self._assignments: dict[int, tuple[Partition, _Prepares]] = {}
         self._begun: dict[Stamp, int] = {}
+        self._announced_to: dict[tuple[str, int], int] = {}  # by topic id and partition
+        self.buffer_bytes = profile.buffer_bytes
         self.excused: set[Record] = set()  # they left the log before they had landed
         self._look_at_logs()
         kafka.on_applied = self._applied
@@ -119,6 +126,9 @@ class Watch:
         note = decode(request.offset, request.metadata)
         if note is None or note.topic_id != self._kafka.topic_id:
             return  # of the topic before: its offset means nothing
+        if isinstance(note, Intent | Mark):
+            known = self._announced_to.get((note.topic_id, request.partition), 0)
+            self._announced_to[note.topic_id, request.partition] = max(known, note.end)
         for offset, line in self._rows[request.partition]:
             if offset >= request.offset:
                 break
@@ -142,6 +152,31 @@ class Watch:
             return "not in the table"
         times = table.view[record]
         return "" if times == 1 else f"{times} times in the view"
+
+    # --- memory ------------------------------------------------------------------------------
+
+    def begins_to_read(self, memory: Memory, partition: Partition) -> None:
+        source = partition.source
+        known = self._announced_to.get((source.topic_id, source.partition), 0)
+        memory.begins_to_read(partition, known)
+
+    def holds(
+        self, memory: Memory, assignment: Assignment, fetched: Collection[int],
+        positions: Mapping[int, int],
+    ) -> None:  # fmt: skip
+        """After a round: what a consumer holds, and what it will fetch next, and from where."""
+        total, full, wrong = memory.full(assignment)
+        if wrong:
+            raise Violation(wrong)
+        if not full:
+            return
+        self.reports["memory full"] += 1
+        for number in fetched:
+            partition = assignment.get(number)
+            assert partition is not None
+            wrong = memory.wrongly_fetched(partition, positions[number], total)
+            if wrong:
+                raise Violation(f"partition {number} {wrong}")
 
     # --- the end -----------------------------------------------------------------------------
 

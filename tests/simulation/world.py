@@ -31,7 +31,7 @@ class Failed(AssertionError):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a run came to: what the core reported."""
+    """What a run came to: what the core reported, and how often its memory was full."""
 
     reports: Counter[str]
 
