@@ -19,10 +19,12 @@ from collections.abc import Mapping, Sequence
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from schemas.connection import told
 from schemas.tables import LANDING
 
 _AT_ONCE = 2_000  # lines at first: twice as many after good ones, near a bad line's distance else
 _LEAST_AT_ONCE = 200
+_TOLD = 1_000  # characters of what the server said, in a letter
 _SECONDS = 10.0  # what is not found by then, the next insert names
 
 # A number in a text that is quoted must not be taken for the server's own: a constraint's stands
@@ -59,7 +61,7 @@ def unreadable(
     named = row_of(refusal)
     if named is None or not 0 <= named < len(lines):
         return {}
-    found = {named: refusal}
+    found = {named: refusal[:_TOLD]}
     if _CONSTRAINT.match(refusal):
         return found
     nowhere = _nowhere(client)
@@ -75,7 +77,7 @@ def unreadable(
             row = row_of(str(error))
             if row is None or not 0 <= row < len(some):
                 break  # no right to do this, perhaps
-            found[at + row] = str(error).splitlines()[0][:1000]
+            found[at + row] = told(error)[:_TOLD]
             at += row + 1
             size = max(_LEAST_AT_ONCE, 2 * row)
         else:

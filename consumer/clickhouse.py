@@ -5,9 +5,10 @@ the settings that cut blocks are pinned far above any batch, and everything that
 cut between an attempt and its replay is switched off. A setting that a server does not know would
 be an error of every insert, so those are left out by asking `system.settings` first.
 
-**The body is an iterator**, sent chunked. The client does not send such a body again by itself, and
-the server sees its end only when the iterator has ended; so the deadline, looked at before each
-chunk and once more after the last, bounds when an insert can begin to land.
+**The body is read once**, sent chunked. The server sees its end only when all of it was read; so
+the deadline, looked at before each chunk and once more after the last, bounds when an insert can
+begin to land. What the transport would send again, after a cut TLS connection or a redirect, would
+be the rest of a body under the token of the whole: `_Body` refuses to be read twice.
 
 **Errors** are told apart by what they leave in doubt: nothing was sent (`UNSENT`), the server says
 why and another try may help (`FAILED`), the content is refused (`REFUSED`). All but the first may
@@ -21,7 +22,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import urllib3
@@ -30,6 +31,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from clickhouse_connect.driver.httputil import get_pool_manager
 
 from consumer.batch import Batch
+from consumer.by_number import row_of
 from consumer.commands import (
     CoverageRead,
     InsertAnswered,
@@ -45,7 +47,7 @@ from consumer.content import Content
 from consumer.coverage import covered
 from consumer.ledger import Source
 from consumer.recovery import Coverage
-from schemas.connection import CONNECT_SECONDS, SchemaError, open_client
+from schemas.connection import CONNECT_SECONDS, SchemaError, open_client, told
 from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import Span, restore
 from schemas.tables import BATCHES, DEDUPLICATED, HOLD, LANDING, SUMMED
@@ -87,9 +89,11 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "input_format_defaults_for_omitted_fields": 1,
 }
 
+_UNKNOWN_SETTING = 115  # of those that are pinned: the server was replaced by an older one
 # The server is overloaded, restarting or out of something: another try may help.
 _PASSING_CODES = frozenset(
     {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 394, 425, 497, 516, 999}
+    | {_UNKNOWN_SETTING}
 )
 _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
 
@@ -104,6 +108,7 @@ _BEHIND = "while pushing to view"
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
 _SKEW_MS = 1_000  # by which the difference of two clocks can be measured wrongly
 
+_CONSTRAINT = re.compile(r"Constraint `?(\w+)")
 _WINDOW = re.compile(r"\b(replicated_|non_replicated_)deduplication_window = (\d+)")
 _WINDOW_SECONDS = re.compile(r"\breplicated_deduplication_window_seconds = (\d+)")
 
@@ -123,6 +128,10 @@ _RESTARTED = "the server was restarted since the first attempt, and its deduplic
 
 
 class _DeadlinePassed(Exception):
+    pass
+
+
+class _ReadTwice(Exception):
     pass
 
 
@@ -156,6 +165,12 @@ class ClickHouseTable:
                 self._client = client
             return self._client
 
+    def _forget(self, client: Client) -> None:
+        """It may be another server from now on, of a version that knows other settings."""
+        with self._lock:
+            if self._client is client:
+                self._client = None
+
     def _connected(self, answer_seconds: float, connections: int) -> Client:
         pool = get_pool_manager(maxsize=connections)
         address = self._settings.clickhouse
@@ -181,7 +196,7 @@ class ClickHouseTable:
             if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
                 return InsertAnswered(Outcome.RESTARTED, _RESTARTED, heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
-            return InsertAnswered(Outcome.UNSENT, _first_line(error))
+            return InsertAnswered(Outcome.UNSENT, told(error))
         settings: dict[str, object] = {
             **self._pinned,
             "insert_deduplication_token": token,
@@ -190,26 +205,33 @@ class ClickHouseTable:
         body = _Body(batch, deadline, self._clock)
         try:
             summary = client.raw_insert(
-                LANDING, insert_block=body.chunks(), settings=settings, fmt="JSONEachRow"
+                LANDING,
+                insert_block=body,  # type: ignore[arg-type]  # an iterable; the client wants less
+                settings=settings,
+                fmt="JSONEachRow",
             )
         except _DeadlinePassed:
             outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
             return InsertAnswered(outcome, "its deadline has passed", heard=True)
+        except _ReadTwice:
+            return InsertAnswered(Outcome.FAILED, "the connection was cut, or redirected")
         except DatabaseError as error:
+            if error.code in (None, _UNKNOWN_SETTING):
+                self._forget(client)
             return _answer(error, sent=body.begun)
         except UnicodeDecodeError:  # the client's, of an error that quotes a line
             return InsertAnswered(Outcome.REFUSED, "a line is not UTF-8", heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
             outcome = Outcome.FAILED if body.begun else Outcome.UNSENT
-            return InsertAnswered(outcome, _first_line(error))
+            return InsertAnswered(outcome, told(error))
         try:
             # Also between the look above and the send, and a view's log can lie as the table's can.
             if first_attempt_ms is not None and self._restarted(client, first_attempt_ms):
                 return InsertAnswered(Outcome.RESTARTED, _RESTARTED, heard=True)
         except (ClickHouseError, urllib3.exceptions.HTTPError) as error:
-            return InsertAnswered(Outcome.FAILED, _first_line(error))
-        rows = int(summary.summary.get("read_rows", 0))
-        return InsertAnswered(Outcome.LANDED, heard=True, rows=rows or None)
+            return InsertAnswered(Outcome.FAILED, told(error))
+        rows = summary.summary.get("read_rows")  # a proxy can have taken the header out
+        return InsertAnswered(Outcome.LANDED, heard=True, rows=None if rows is None else int(rows))
 
     def _restarted(self, client: Client, since_ms: int) -> bool:
         """Whether the server was restarted since then and cannot vouch for its log."""
@@ -341,7 +363,7 @@ class ClickHouseTable:
 
     def _mends_log(self) -> bool:
         """The embedded front mends its deduplication log at start, and says so."""
-        response = self._pool.request("GET", f"{self._base_url}/penstock")
+        response = self._pool.request("GET", f"{self._settings.clickhouse.base_url}/penstock")
         if response.status != 200:
             return False
         try:
@@ -350,14 +372,10 @@ class ClickHouseTable:
             return False
         return isinstance(said, dict) and said.get("mends_deduplication_log") is True
 
-    @property
-    def _base_url(self) -> str:
-        address = self._settings.clickhouse
-        return f"{address.interface}://{address.host}:{address.port}"
-
 
 class _Body:
-    """A batch's body that stops at the deadline. `begun`: bytes may have left."""
+    """A batch's body that stops at the deadline, and can be read once. `begun`: bytes may have
+    left."""
 
     def __init__(self, batch: Batch, deadline: float, clock: Callable[[], float]) -> None:
         self._batch = batch
@@ -365,7 +383,12 @@ class _Body:
         self._clock = clock
         self.begun = False
 
-    def chunks(self) -> Generator[bytes, None, None]:
+    def __iter__(self) -> Iterator[bytes]:
+        if self.begun:
+            raise _ReadTwice
+        return self._chunks()
+
+    def _chunks(self) -> Iterator[bytes]:
         for chunk in self._batch.body():
             self._look()
             self.begun = True
@@ -384,23 +407,25 @@ def _failures() -> Iterator[list[ReadFailed]]:
     try:
         yield failed
     except (ClickHouseError, SchemaError, urllib3.exceptions.HTTPError, OSError) as error:
-        failed.append(ReadFailed(_first_line(error)))
+        failed.append(ReadFailed(told(error)))
 
 
 def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
-    why = _first_line(error)
+    why = told(error)
     if error.code is None:
         return InsertAnswered(Outcome.FAILED if sent else Outcome.UNSENT, why)
     content = error.code not in _PASSING_CODES or (
         error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()
     )
-    if error.code == _REFUSED_BY_A_CONSTRAINT and HOLD in str(error):
+    if error.code == _REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):
         content = False
-    untouched = error.code in _UNREADABLE and _BEHIND not in str(error)
+    # What is quoted can say anything: believed only where the server names a row, and no view.
+    untouched = error.code in _UNREADABLE and row_of(why) is not None and _BEHIND not in why
     outcome = Outcome.REFUSED if content else Outcome.FAILED
     return InsertAnswered(outcome, why, heard=True, untouched=content and untouched)
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:1000]
+def _constraint(why: str) -> str:
+    """The constraint that a refusal names, before it quotes anything."""
+    named = _CONSTRAINT.search(why)
+    return named[1] if named else ""

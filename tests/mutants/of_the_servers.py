@@ -188,9 +188,31 @@ INSERTS = (
     _mutant(
         "a-hold-is-a-refusal", 23, "an insert that a rebuild holds is sent again",
         _CLICKHOUSE,
-        "    if error.code == _REFUSED_BY_A_CONSTRAINT and HOLD in str(error):\n",
+        "    if error.code == _REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):\n",
         "    if False:\n",
         f"{_INSERTS}test_a_hold_passes",
+    ),
+    _mutant(
+        "a-hold-is-read-anywhere", 11, "what a row quotes is not taken for the server's words",
+        _CLICKHOUSE,
+        "_constraint(why).startswith(HOLD)",
+        "HOLD in why",
+        f"{_INSERTS}test_a_row_that_speaks_of_the_hold_is_refused_all_the_same",
+    ),
+    _mutant(
+        "body-is-read-twice", 15, "a body that was begun is not sent again from its middle",
+        _CLICKHOUSE,
+        "        if self.begun:\n            raise _ReadTwice\n        return self._chunks()",
+        "        self._one = getattr(self, '_one', None) or self._chunks()\n"
+        "        return self._one",
+        "tests/integration/consumer/test_transport.py::test_a_body_is_never_sent_in_two_halves",
+    ),
+    _mutant(
+        "half-an-error-is-enough", 12, "a view's name behind a long quoted text is read",
+        "schemas/connection.py",
+        'set_setting("max_error_size", 0)',
+        'set_setting("max_error_size", 1000)',
+        f"{_INSERTS}test_a_view_that_quotes_a_long_text_has_been_given_rows_of_the_table",
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch
 from consumer.clickhouse import ClickHouseTable
-from consumer.commands import CoverageRead, Outcome
+from consumer.commands import CoverageRead, Isolated, Outcome
 from consumer.config import consumer_settings
 from consumer.runner import clock
 from schemas.settings import load
@@ -182,3 +182,66 @@ def test_after_a_restart_a_token_is_trusted_only_where_the_log_is_mended(
     assert answer.outcome is Outcome.RESTARTED
     since = 1 << 52
     assert table.insert(made, name(made), clock() + 60, since).outcome is Outcome.LANDED
+
+
+def test_a_setting_that_the_server_no_longer_knows_is_left_out_from_then_on(
+    table: ClickHouseTable,
+) -> None:
+    """It was replaced by an older one."""
+    table.client()
+    table._pinned["of_a_later_version"] = 1
+    made = batch(0, event(1, JANUARY, 1))
+    answer = table.insert(made, name(made), clock() + 60, None)
+    assert answer.outcome is Outcome.FAILED
+    assert "115" in answer.why
+    land(table, made)
+
+
+# --- an error quotes what it was given ----------------------------------------------------------
+
+
+def with_member(line: bytes, member: str, value: str) -> bytes:
+    return line[:-1] + f',"{member}":"{value}"}}'.encode()
+
+
+def test_a_view_that_quotes_a_long_text_has_been_given_rows_of_the_table(
+    table: ClickHouseTable, client: Client
+) -> None:
+    """Its name stands behind all that it quotes."""
+    client.command("CREATE TABLE numbers (n UInt32) ENGINE = Null")
+    client.command(
+        "CREATE MATERIALIZED VIEW numbers_mv TO numbers AS "
+        "SELECT toUInt32(referrer) AS n FROM events WHERE referrer != ''"
+    )
+    made = batch(
+        0,
+        event(1, JANUARY, 1),
+        with_member(event(2, JANUARY, 1), "referrer", "9 (at row 1)" + "x" * 100_000),
+    )
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
+    found = table.isolate(_SOURCE, made, refused.why, 0)
+    assert isinstance(found, Isolated)
+    assert [(letter.offset, letter.in_table) for letter in found.letters] == [(1, True)]
+    assert len(found.letters[0].error) <= 1000
+
+
+@pytest.mark.parametrize("behind", ["", "x" * 20_000, "\\u2028", "\\n"])
+def test_a_member_that_is_named_like_a_views_error_is_a_bad_line(
+    table: ClickHouseTable, clickhouse_with_schema: ClickHouse, behind: str
+) -> None:
+    member = f"(at row 1) while pushing to view {clickhouse_with_schema.database}.sessions_mv "
+    made = batch(0, event(1, JANUARY, 1), with_member(event(2, JANUARY, 1), member + behind, "v"))
+    refused = table.insert(made, name(made), clock() + 60, None)
+    assert refused.outcome is Outcome.REFUSED
+    found = table.isolate(_SOURCE, made, refused.why, 0)
+    assert isinstance(found, Isolated)
+    assert [letter.offset for letter in found.letters] == [1]
+
+
+def test_a_row_that_speaks_of_the_hold_is_refused_all_the_same(
+    table: ClickHouseTable, client: Client
+) -> None:
+    client.command("ALTER TABLE events ADD CONSTRAINT short CHECK length(referrer) < 9")
+    made = batch(0, with_member(event(1, JANUARY, 1), "referrer", f"Constraint `{HOLD}_1_a`"))
+    assert table.insert(made, name(made), clock() + 60, None).outcome is Outcome.REFUSED

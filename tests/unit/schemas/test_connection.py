@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from schemas.connection import Address, explained, parse
+from schemas.connection import Address, explained, parse, told
 
 ADDRESS = parse("http://writer:s%40cret@ch.example:8124/penstock")
 
@@ -59,3 +59,17 @@ def test_a_server_that_is_not_there() -> None:
 def test_any_other_error_keeps_its_first_line() -> None:
     text = str(explained(DatabaseError("Code: 60. Unknown table\ntrace", code=60), ADDRESS))
     assert text == "ClickHouse at http://ch.example:8124/penstock: Code: 60. Unknown table"
+
+
+def test_an_address_of_ipv6_keeps_its_brackets() -> None:
+    address = parse("http://[::1]:8123/penstock")
+    assert address.base_url == "http://[::1]:8123"
+    assert address.shown == "http://[::1]:8123/penstock"
+
+
+def test_of_a_long_error_both_ends_are_told_in_one_line() -> None:
+    text = told(ValueError("the beginning\n" + "x" * 100_000 + " the end"))
+    assert text.startswith("the beginning x")
+    assert text.endswith("x the end")
+    assert len(text) < 10_000
+    assert told(ValueError("a\u2028b")) == "a\u2028b", "only a line feed ends a line"
