@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from consumer.batch import Letter
 from consumer.ledger import Open, encode
 from consumer.recovery import Commit
 from tests.simulation.faults import Profile
@@ -117,6 +118,12 @@ class Kafka:
     def read(self, partition: int) -> Commit:
         offset, metadata = self.commits[partition]
         return Commit(offset, metadata, self.lows[partition], self.high(partition))
+
+    def write_letters(self, key: int, letters: Sequence[Letter]) -> None:
+        """A repeat is the same letter; one that says that its row is in the table is believed."""
+        for letter in letters:
+            record = key, letter.offset, letter.line
+            self.letters[record] = self.letters.get(record, False) or letter.in_table
 
     # --- records -----------------------------------------------------------------------------
 
