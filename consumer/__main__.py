@@ -84,7 +84,7 @@ def _check(chosen: ConsumerSettings) -> int:
 
 def _run(chosen: ConsumerSettings) -> int:
     metrics = Metrics()
-    table = ClickHouseTable(chosen, clock)
+    table = ClickHouseTable(chosen, clock, metrics.sums_in_doubt.inc)
     dead_letters = KafkaDeadLetters(chosen)
     runner = Runner(chosen, KafkaLog(chosen), table, dead_letters, metrics, _abort)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -48,6 +48,7 @@ from consumer.coverage import covered
 from consumer.ledger import Source
 from consumer.recovery import Coverage
 from schemas.connection import CONNECT_SECONDS, SchemaError, open_client, told
+from schemas.logs import fact
 from schemas.rebuilds import counted_after, rebuilt_since
 from schemas.restore import Span, restore
 from schemas.tables import BATCHES, DEDUPLICATED, HOLD, LANDING, SUMMED
@@ -136,9 +137,16 @@ class _ReadTwice(Exception):
 
 
 class ClickHouseTable:
-    """See `ports.Table`. `clock` is the protocol's, in seconds."""
+    """See `ports.Table`. `clock` is the protocol's, in seconds. `doubted` is called for each mend
+    that leaves sums as they are, right or wrong."""
 
-    def __init__(self, settings: ConsumerSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: ConsumerSettings,
+        clock: Callable[[], float],
+        doubted: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._doubted = doubted
         self._settings = settings
         self._database = settings.clickhouse.database
         self._clock = clock
@@ -311,14 +319,22 @@ class ClickHouseTable:
             asked = asked_ms + self._server(self.client()).clock_ahead_ms + _SKEW_MS
             counted = counted_after(self.client(), self._database, partitions, SUMMED, asked)
             with self._patient() as client:
-                restore(
+                done = restore(
                     client,
                     self._database,
                     Span(source.topic_id, source.partition, first, end),
-                    partitions - counted,
+                    partitions,
                     topic=source.topic,
                     seconds=self._settings.restore_seconds,
+                    counted=counted,
                 )
+            for doubt in done.doubts:
+                fact(log, logging.WARNING, "sums may be wrong and are left as they are",
+                     partition=source.partition, first=first, end=end, mend=doubt.mend,
+                     clickhouse_partition=doubt.partition, tables=doubt.tables,
+                     why=doubt.why)  # fmt: skip
+            if done.doubts:
+                self._doubted()
             return Restored()
         return failed[0]
 

@@ -73,6 +73,9 @@ class Metrics:
         self.dead_letters = counter("dead_letters", "events set aside", "reason", REASONS)
         self.doubts = counter("doubts", "batches that their token could not settle")
         self.mends = counter("mends", "ranges of offsets that were mended after a doubt")
+        self.sums_in_doubt = counter(
+            "sums_in_doubt", "mends that left sums as they were, right or wrong: the log names them"
+        )
         self.lost_ranges = counter("lost_ranges", "ranges that left the log before they were read")
         self.commit_duration = histogram(
             "commit_duration_seconds", "from a commit's send to its answer", _SECONDS

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from schemas import settings
+from schemas import by_hand, settings
 from schemas.apply import apply, pending, steps
 from schemas.check import differences
 from schemas.connection import Address, SchemaError, connect, explained, parse
@@ -25,6 +25,9 @@ from schemas.rebuilds import cut_off
 from schemas.tables import REBUILDABLE, REBUILDS, SUMMED
 
 DONE, FAILED, USAGE = 0, 1, 2
+_BY_HAND = """\
+-- With every consumer stopped by SIGTERM, and ended by itself, so that no batch is open; on one
+-- replica of a shard, one after another. Until the last has run, sums are missing."""
 _REBUILD = "make one month of the views again from events, while inserts go on"
 
 
@@ -90,24 +93,40 @@ def _check(address: Address, layout: str) -> int:
 
 
 def _rebuild(address: Address, flags: argparse.Namespace) -> int:
+    tables = flags.table or SUMMED
+    if flags.by_hand:
+        print(_BY_HAND)
+        for statement in by_hand.statements(
+            connect(address), address.database, flags.partition, tables, expired=flags.expired
+        ):
+            print(f"{statement};")
+        return DONE
     try:
         done = rebuild(
             connect(address),
             address.database,
             flags.partition,
-            flags.table or SUMMED,
+            tables,
             seconds=flags.seconds,
             hold_seconds=flags.hold_seconds,
             expired=flags.expired,
+            whole_days=flags.whole_days,
             progress=lambda line: print(f"{flags.partition}: {line}", file=sys.stderr, flush=True),
         )
     except KeyboardInterrupt:
         return _complain(FAILED, f"{flags.partition}: stopped; run it again to finish")
+    kept = ""
+    if done.kept:
+        kept = f"the sums of {len(done.kept)} days, {done.kept[0]} to {done.kept[-1]}, are kept: "
+        kept += "events of these may have expired"
+    if not done.holds and kept:
+        return _complain(FAILED, f"{flags.partition}: nothing was rebuilt: {kept}")
     if not done.holds:
         return _complain(FAILED, f"there is nothing in {flags.partition}, and nothing to rebuild")
     print(
         f"{flags.partition}: {', '.join(done.tables)} made again from {done.rows} rows in "
         f"{done.seconds:.1f} s; inserts were held for {done.held_seconds:.2f} s"
+        + (f"; {kept}" if kept else "")
     )
     return DONE
 
@@ -160,6 +179,18 @@ def _parser() -> argparse.ArgumentParser:
         "--expired",
         action="store_true",
         help="also where the TTL of events may have taken rows: the sums lose them too",
+    )
+    command.add_argument(
+        "--whole-days",
+        action="store_true",
+        help="where the TTL of events may have taken rows of some days: count the other days, and "
+        "keep the sums of these as they are (as a mend of the consumer does); not for sessions",
+    )
+    command.add_argument(
+        "--by-hand",
+        action="store_true",
+        help="change nothing: print the statements to run instead, on replicated tables, with "
+        "every consumer stopped",
     )
     settings.add_flags(command, "schemas")
     return parser

@@ -42,9 +42,15 @@ prints them.
 
 **Rows that go** meanwhile (a mutation, a dropped partition) would stay in the twins: unfinished
 mutations are waited for at first, and a new one, or a part that no part covers any more, starts it
-all again. Where the TTL of `events` may have begun to take rows of P a rebuild is refused, since
-the sums keep what the rows no longer have. Of copies of one event that differ in what the sums
+all again. Of copies of one event that differ in what the sums
 count, which a client must not send, the one counted is that which the first snapshot kept.
+
+**Days that may have lost events** to the TTL of `events` (schemas/expiry.py) cannot be counted, as
+their sums keep what the rows no longer have. A rebuild of a month that has any is refused, or, with
+`whole_days`, counts the other days and keeps the sums of these. They are read in step 5, under the
+hold: every insert is then behind its view or has failed, so nothing of them is missed or doubled.
+What a batch in doubt has left wrong in them stays wrong. A day counts as expiring if it does before
+the rebuild must be over. Such a rebuild stands in `rebuilds` as one in part.
 
 **Replays.** REPLACE PARTITION leaves the deduplication log of a plain MergeTree as it is: a token
 that had landed in the view stays taken. A batch whose rows were in `events`, and whose token was
@@ -54,7 +60,8 @@ replay, and has those partitions rebuilt once more.
 
 **Replicated tables** are refused. There REPLACE PARTITION removes the partition's block ids from
 Keeper, so the replay of *any* batch would count again in the view; and an insert on another replica
-may not know the constraint yet, and is not in this server's list. Stop ingestion for those.
+may not know the constraint yet, and is not in this server's list. Stop ingestion for those, and
+run what `penstock-schemas rebuild --by-hand` prints (schemas/by_hand.py).
 """
 
 from __future__ import annotations
@@ -70,8 +77,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from schemas import hold, rebuilds
 from schemas.connection import SchemaError
+from schemas.expiry import expiry, month_is_over
 from schemas.hold import Database
-from schemas.recount import Anew, Course, Recount, Slow, drop_leftovers, drop_scratch
+from schemas.recount import Anew, Course, Heavy, Recount, Slow, drop_leftovers, drop_scratch
 from schemas.tables import BATCHES, EVENTS, REBUILDABLE, SUMMED
 
 HOLD_SECONDS = 10.0
@@ -80,6 +88,7 @@ _STARTS = 3  # times to begin anew when rows were removed meanwhile
 _ROUNDS = 5  # of catching up without a hold
 _QUICK_SECONDS = 1.0  # a round as short as this leaves little for the hold
 _PAUSE_SECONDS = 0.01
+_MARGIN_SECONDS = 60.0  # by which the last hold of a rebuild may outlast it
 _NO_MONTH = 190001  # a partition that `events` cannot have
 _BAD_ARGUMENTS, _TIMEOUT = 36, 159
 
@@ -87,7 +96,8 @@ _BAD_ARGUMENTS, _TIMEOUT = 36, 159
 @dataclass(frozen=True)
 class Rebuilt:
     """What was made again. `rows` of `events`, copies included; `holds` that it took, 0 when there
-    was nothing to do; `held_seconds` that inserts were refused in all."""
+    was nothing to do; `held_seconds` that inserts were refused in all; the days `kept` as they
+    were."""
 
     partition: str
     tables: tuple[str, ...]
@@ -95,6 +105,11 @@ class Rebuilt:
     holds: int
     held_seconds: float
     seconds: float
+    kept: tuple[str, ...] = ()
+
+
+class Refused(SchemaError):
+    """It cannot be done here as things are: to try again would change nothing."""
 
 
 class _Late(Exception):
@@ -115,28 +130,36 @@ def rebuild(
     seconds: float,
     hold_seconds: float = HOLD_SECONDS,
     expired: bool = False,
+    whole_days: bool = False,
     progress: Callable[[str], None] | None = None,
     clock: Callable[[], float] = uptime_clock,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Rebuilt:
     """Make `tables` again in one ClickHouse partition ('202611'), within `seconds`.
 
-    `expired`: also where the TTL of `events` may have taken rows. Raises ValueError for a partition
-    or table that there is not, SchemaError when it could not be done (it can be tried again), and
-    the client's errors. After any of these each table is as it was, or already right.
+    Where the TTL of `events` may have taken rows: `expired` counts what is left of them;
+    `whole_days` counts the other days, and keeps these (of the sums only). Raises ValueError for a
+    partition or table that there is not, Refused, SchemaError when it could not be done (it can be
+    tried again), and the client's errors. After any of these each table is as it was, or right.
     """
     wanted = frozenset(tables)
     check_names(partition, wanted)
     names = tuple(name for name in REBUILDABLE if name in wanted)
     server = Database(client, database)
     _refuse_replicated(server, names)
-    if not expired:
-        _refuse_expired(server, partition)
+    kept: tuple[str, ...] = ()
+    if whole_days and wanted <= set(SUMMED) and not expired:
+        ending = expiry(server, partition, seconds + _MARGIN_SECONDS)
+        kept = ending.days
+        if month_is_over(ending, partition):
+            return Rebuilt(partition, names, 0, 0, 0.0, 0.0, kept)
+    elif not expired:
+        _refuse_expired(server, partition, seconds + _MARGIN_SECONDS)
     course = Course(clock() + seconds, clock, sleep, progress or (lambda _: None))
     why = ""
     for _ in range(_STARTS):
         drop_leftovers(server)
-        recount = Recount(server, partition, names, course)
+        recount = Recount(server, partition, names, course, kept)
         try:
             return _rebuilt(recount, course, hold_seconds)
         except Anew as again:
@@ -170,7 +193,7 @@ def check_possible(
     server = Database(client, database)
     _refuse_replicated(server, tables)
     for partition in sorted(set(partitions)):
-        _refuse_expired(server, partition)
+        _refuse_expired(server, partition, _MARGIN_SECONDS)
 
 
 def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
@@ -178,7 +201,8 @@ def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
     began, began_ms = course.clock(), recount.server.now_ms()
     rows = recount.begin()
     if not rows and not recount.targets_have_rows():
-        return Rebuilt(recount.partition, recount.tables, 0, 0, 0.0, course.clock() - began)
+        seconds = course.clock() - began
+        return Rebuilt(recount.partition, recount.tables, 0, 0, 0.0, seconds, recount.kept)
     took = recount.fill()
     for _ in range(_ROUNDS):
         if took <= _QUICK_SECONDS:
@@ -186,25 +210,28 @@ def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
         took = recount.catch_up()
     holds, held = _replaced(recount, course, hold_seconds, began_ms)
     return Rebuilt(
-        recount.partition, recount.tables, recount.rows(), holds, held, course.clock() - began
-    )
+        recount.partition, recount.tables, recount.rows(), holds, held, course.clock() - began,
+        recount.kept,
+    )  # fmt: skip
 
 
 def _replaced(
     recount: Recount, course: Course, hold_seconds: float, began_ms: int
 ) -> tuple[int, float]:
     """Steps 4 to 7: how many holds it took, and for how long they stood."""
-    server, held, why = recount.server, 0.0, ""
+    server, held = recount.server, 0.0
+    why: Exception | None = None
 
     def record(until_ms: int, *, finished: bool) -> None:
         rebuilds.write(
             server, recount.key, recount.partition, recount.tables,
-            began_ms=began_ms, until_ms=until_ms, finished=finished,
+            began_ms=began_ms, until_ms=until_ms, finished=finished, partly=bool(recount.kept),
         )  # fmt: skip
 
     for number in range(1, _HOLDS + 1):
         course.check()
         recount.prepare()
+        recount.prepare_to_keep()
         placed_at = course.clock()
         until_ms = server.now_ms() + int(hold_seconds * 1000)
         record(until_ms, finished=False)
@@ -214,7 +241,7 @@ def _replaced(
             _under_hold(recount, course, placed_at, until_ms, hold_seconds)
             done = True
         except (_Late, Slow) as late:
-            done, why = False, str(late)
+            done, why = False, late
         finally:
             with contextlib.suppress(ClickHouseError):  # it ends by itself
                 hold.release(server, name)
@@ -225,7 +252,8 @@ def _replaced(
         course.say(f"{why}: inserts go on, and the hold is tried again")
         course.sleep(min(hold_seconds, 1.0) * number)
         recount.catch_up()
-    raise SchemaError(f"{recount.partition} was not rebuilt: {why}, {_HOLDS} times")
+    kind = Refused if isinstance(why, Heavy) else SchemaError
+    raise kind(f"{recount.partition} was not rebuilt: {why}, {_HOLDS} times")
 
 
 def _under_hold(
@@ -242,6 +270,7 @@ def _under_hold(
     if running:
         raise _Late(f"an insert did not end ({running})")
     recount.catch_up(until=placed_at + hold_seconds * 0.7)
+    recount.keep_days(until=placed_at + hold_seconds * 0.7)
     for table in recount.tables:
         recount.refuse_removals()
         if server.now_ms() >= fence_ms:
@@ -261,7 +290,7 @@ def _replace(recount: Recount, table: str, fence_ms: int) -> None:
     try:
         recount.server.do(
             f"ALTER TABLE {recount.server.table(table)} REPLACE PARTITION {fenced} "
-            f"FROM {recount.twin(table)}",
+            f"FROM {recount.source(table)}",
             lock_acquire_timeout=2,
             max_execution_time=2,
             # a month of which nothing is left; past the fence it is nothing for nothing
@@ -283,33 +312,18 @@ def _refuse_replicated(server: Database, tables: Iterable[str]) -> None:
         names=[EVENTS, *tables],
     ):
         if engine.startswith(("Replicated", "Shared")):
-            raise SchemaError(
+            raise Refused(
                 f"{server.table(name)} is replicated: replacing a partition there forgets which "
-                "batches landed, so it is not done beside running inserts"
+                "batches landed, so it is not done beside running inserts; with every consumer "
+                "stopped, run what --by-hand prints"
             )
 
 
-def _refuse_expired(server: Database, partition: str) -> None:
-    engine = server.ask(
-        "SELECT engine_full FROM system.tables "
-        "WHERE database = {database:String} AND name = {name:String}",
-        database=server.name,
-        name=EVENTS,
-    )
-    found = re.search(r" TTL (.+?)(?: SETTINGS |$)", engine[0][0]) if engine else None
-    if found is None:
-        return
-    rule = found[1].removesuffix(" DELETE")
-    try:
-        over = server.ask(
-            f"SELECT ({rule}) <= now() FROM "  # noqa: S608
-            "(SELECT toDateTime64({first:String}, 3, 'UTC') AS created_at)",
-            first=f"{partition[:4]}-{partition[4:]}-01 00:00:00",
-        )[0][0]
-    except DatabaseError:
-        over = True  # a rule that asks more than the time
-    if over:
-        raise SchemaError(
-            f"rows of {partition} may have expired from {server.table(EVENTS)} (TTL {rule}): a "
-            "rebuild would take them out of the sums too"
+def _refuse_expired(server: Database, partition: str, seconds: float) -> None:
+    ending = expiry(server, partition, seconds)
+    if ending.days:
+        raise Refused(
+            f"rows of {partition} may have expired from {server.table(EVENTS)} (TTL "
+            f"{ending.rule}), and a rebuild would take them out of the views too: --whole-days "
+            "leaves the sums of such days as they are, --expired counts what is left of them"
         )

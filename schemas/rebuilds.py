@@ -15,6 +15,7 @@ from schemas.layout import literal
 from schemas.tables import REBUILDS
 
 _STILL_RUNS_SECONDS = 60.0
+_PARTLY = " in part"
 
 
 def write(
@@ -26,12 +27,14 @@ def write(
     began_ms: int,
     until_ms: int,
     finished: bool,
+    partly: bool = False,
 ) -> None:
-    """`key` names the rebuild, `until_ms` the end of this hold of it."""
+    """`key` names the rebuild, `until_ms` the end of this hold of it. `partly`: it keeps the sums
+    of some days, and so proves nothing of them: its tables have other names here."""
     values = (
         literal(key),
         literal(partition),
-        f"[{', '.join(literal(table) for table in tables)}]",
+        f"[{', '.join(literal(table + _PARTLY * partly) for table in tables)}]",
         f"fromUnixTimestamp64Milli({began_ms}, 'UTC')",
         f"fromUnixTimestamp64Milli({until_ms}, 'UTC')",
         "now64(3, 'UTC')" if finished else "toDateTime64(0, 3, 'UTC')",
@@ -66,12 +69,13 @@ def counted_after(
 ) -> frozenset[str]:
     """Those of the ClickHouse partitions of which a rebuild of all these tables began at or after
     `since_ms` (epoch milliseconds of the server's clock) and finished: what was in `events` by then
-    is counted."""
+    is counted, as far as it can be: another one would keep the same days."""
     server = Database(client, database)
     rows = server.ask(
         f"SELECT DISTINCT clickhouse_partition FROM {server.table(REBUILDS)} FINAL "  # noqa: S608
         "WHERE clickhouse_partition IN {partitions:Array(String)} "
-        "AND hasAll(tables, {tables:Array(String)}) AND toUnixTimestamp(finished_at) > 0 "
+        f"AND hasAll(arrayMap(t -> replaceOne(t, '{_PARTLY}', ''), tables), "
+        "{tables:Array(String)}) AND toUnixTimestamp(finished_at) > 0 "
         "AND toUnixTimestamp64Milli(began_at) >= {since:Int64}",
         partitions=sorted(set(partitions)),
         tables=list(tables),
@@ -90,7 +94,8 @@ def cut_off(
         "SELECT clickhouse_partition, groupArray(name) FROM ("  # noqa: S608
         "SELECT clickhouse_partition, name, maxIf(hold_until, finished_at = 0) AS begun, "
         "maxIf(hold_until, finished_at > 0) AS done FROM (SELECT clickhouse_partition, "
-        "arrayJoin(tables) AS name, hold_until, toUnixTimestamp(finished_at) AS finished_at "
+        f"replaceOne(arrayJoin(tables), '{_PARTLY}', '') AS name, hold_until, "
+        "toUnixTimestamp(finished_at) AS finished_at "
         f"FROM {server.table(REBUILDS)} FINAL) GROUP BY clickhouse_partition, name "
         "HAVING begun > done AND toUnixTimestamp64Milli(begun) < "
         f"toUnixTimestamp64Milli(now64(3)) - {int(quiet_seconds * 1000)} "

@@ -7,6 +7,7 @@ named `rebuild_<when it must be over>_<id>_...`, which nobody reads:
     ..._events_1_found       keys in parts that are new then
     ..._events_1_fresh       of these, those not counted yet
     ..._sessions_daily, ...  the twins
+    ..._sessions_daily_3     a twin and the days that are kept as they are, made under a hold
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class Slow(Exception):
     """There was too much that is new to count it in time: try again, nothing was counted."""
 
 
+class Heavy(Slow):
+    """There were too many sums to keep within the hold."""
+
+
 @dataclass(frozen=True)
 class Course:
     """How long it may take (`until`, on `clock`), and whom to tell."""
@@ -73,13 +78,20 @@ class _Snapshot:
 
 
 class Recount:
-    """One count, from the first snapshot on. `prefix` begins the names of its tables."""
+    """One count, from the first snapshot on. `prefix` begins the names of its tables. `kept`: days
+    ('2026-11-01') that are not counted: their sums stay as they are."""
 
     def __init__(
-        self, server: Database, partition: str, tables: Sequence[str], course: Course
+        self,
+        server: Database,
+        partition: str,
+        tables: Sequence[str],
+        course: Course,
+        kept: Sequence[str] = (),
     ) -> None:
         self.server = server
         self.partition = partition
+        self.kept = tuple(kept)
         self.tables = tuple(tables)
         self.key = uuid.uuid4().hex[:8]
         over = server.now_ms() // 1000 + math.ceil(course.check()) + 1
@@ -89,10 +101,15 @@ class Recount:
         self._queries: dict[str, tuple[str, str]] = {}
         self._snapshot = _Snapshot("", ())
         self._prepared = ""
+        self._sources: dict[str, str] = {}
         self._mutations: frozenset[str] = frozenset()
 
     def twin(self, table: str) -> str:
         return self._scratch(table)
+
+    def source(self, table: str) -> str:
+        """What takes the place of the table's partition."""
+        return self._sources.get(table, self.twin(table))
 
     def begin(self) -> int:
         """The first snapshot and the empty twins; the rows of the snapshot, copies included."""
@@ -165,6 +182,23 @@ class Recount:
             raise
         return self._course.clock() - began
 
+    def keep_days(self, until: float) -> None:
+        """Under a hold: put the sums of the days that are kept beside what was counted. All that
+        was inserted is in them, and nothing comes until the partition is replaced."""
+        for table, source in self._sources.items():
+            self.server.do(
+                f"ALTER TABLE {source} ATTACH PARTITION ID {literal(self.partition)} "
+                f"FROM {self.twin(table)}"
+            )
+            try:
+                self._write(
+                    f"INSERT INTO {source} SELECT * FROM {self.server.table(table)} "  # noqa: S608
+                    f"WHERE _partition_id = {literal(self.partition)} AND date IN ({self._days})",
+                    until,
+                )
+            except Slow as slow:
+                raise Heavy("there were too many sums to keep within the hold") from slow
+
     def refuse_removals(self, before: _Snapshot | None = None) -> None:
         """Raises Anew when rows may have gone from `events` since the first snapshot (the parts are
         compared with those of `before`, by default the last snapshot's)."""
@@ -176,6 +210,14 @@ class Recount:
                 raise Anew(f"rows of {EVENTS} were dropped meanwhile")
 
     # --- its statements ----------------------------------------------------------------------
+
+    @property
+    def _days(self) -> str:
+        return ", ".join(map(literal, self.kept))
+
+    @property
+    def _counted(self) -> str:
+        return f"toDate(created_at) NOT IN ({self._days})" if self.kept else "1"
 
     def _scratch(self, name: str) -> str:
         return self.server.table(f"{self.prefix}_{name}")
@@ -194,7 +236,9 @@ class Recount:
     def _count(self, table: str, condition: str, until: float | None = None) -> None:
         """The view's query over the snapshot's events, each once, into the twin."""
         columns, query = self._queries[table]
-        source = f"(SELECT * FROM {self._snapshot.table} FINAL WHERE {condition})"  # noqa: S608
+        source = (
+            f"(SELECT * FROM {self._snapshot.table} FINAL WHERE {condition} AND {self._counted})"  # noqa: S608
+        )
         statement = f"INSERT INTO {self.twin(table)} ({columns}) {query.replace(_SOURCE, source)}"
         try:
             self._write(statement, until)
@@ -215,6 +259,13 @@ class Recount:
                     "SELECT project_id, toDate(created_at) AS date, session_id, created_at, id "
                     f"FROM {table} WHERE 0"
                 )
+
+    def prepare_to_keep(self) -> None:
+        """Tables for one hold: what one that came too late has put there is in no other."""
+        number = next(self._numbers)
+        for table in self.tables if self.kept else ():
+            self._sources[table] = self._scratch(f"{table}_{number}")
+            self.server.do(f"CREATE TABLE {self._sources[table]} AS {self.server.table(table)}")
 
     def _take_snapshot(self) -> _Snapshot:
         self.prepare()
@@ -242,7 +293,7 @@ class Recount:
         first, chunk_rows, last = "", 0, ""
         for day, rows in self.server.ask(
             "SELECT toString(toDate(created_at)) AS day, count() "  # noqa: S608
-            f"FROM {self._snapshot.table} GROUP BY day ORDER BY day"
+            f"FROM {self._snapshot.table} WHERE {self._counted} GROUP BY day ORDER BY day"
         ):
             if first and chunk_rows + rows > _CHUNK_ROWS:
                 yield first, last, chunk_rows

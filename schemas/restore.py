@@ -7,11 +7,14 @@ range of offsets, after a doubt:
    a batch announced is not known where all its rows in the ledger are missing: 0 says so. What is
    there may be a part of it, and must not be taken for the whole;
 2. the range's events are written to `sessions` once more, which is idempotent by id;
-3. the sums of the given ClickHouse partitions are rebuilt (schemas/rebuild.py).
+3. the sums of the given ClickHouse partitions are rebuilt (schemas/rebuild.py), but for days whose
+   events may have expired.
 
-Each step can be done twice, so all of it can be run again after a crash anywhere. The inserts go
-straight into their tables, without a token: no other view fires on them, nothing is stamped, and
-nothing enters a deduplication log.
+What cannot be rebuilt however often it is tried, because the tables are replicated or the events
+are gone, stays as it is, and is told (`Doubt`): a restore comes to an end. Each step can be done
+twice, so all of it can be run again after a crash anywhere. The inserts go straight into their
+tables, without a token: no other view fires on them, nothing is stamped, and nothing enters a
+deduplication log.
 
 A range is taken out in an order that a crash cannot hide:
 
@@ -28,17 +31,18 @@ into it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
 from schemas.connection import SchemaError
+from schemas.expiry import Expiry, expiry
 from schemas.hold import Database
 from schemas.layout import literal
-from schemas.rebuild import Rebuilt, rebuild, uptime_clock
+from schemas.rebuild import Rebuilt, Refused, rebuild, uptime_clock
 from schemas.recount import Course, view_query
-from schemas.tables import BATCHES, EVENTS, SESSIONS
+from schemas.tables import BATCHES, EVENTS, SESSIONS, SUMMED
 
 _LARGEST = (1 << 63) - 1
 _PAUSE_SECONDS = 0.05
@@ -56,13 +60,26 @@ _QUIETLY = {
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Sums of `tables` in a ClickHouse partition that may be wrong and cannot be restored: why, and
+    what a person can do."""
+
+    partition: str
+    tables: tuple[str, ...]
+    why: str
+    mend: str
+
+
+@dataclass(frozen=True)
 class Restored:
     """`ledger_rows` that were missing and are written; `events` that were added to `sessions` once
-    more; the ClickHouse partitions whose sums were made again."""
+    more; the ClickHouse partitions whose sums were made again; the sums that may be wrong, and
+    were left so."""
 
     ledger_rows: int
     events: int
     rebuilt: tuple[Rebuilt, ...]
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +133,35 @@ def restore(
     *,
     seconds: float,
     topic: str = "",
+    counted: Collection[str] = (),
 ) -> Restored:
     """Make ledger, sessions and sums agree with `events`, for the batches that share an offset with
-    the span, and for the sums of ClickHouse `partitions`.
+    the span, and for the sums of ClickHouse `partitions`, but those that others have just `counted`
+    again.
 
-    `topic`: the name for ledger rows where no other row of the topic has it. Raises as `rebuild`.
+    `topic`: the name for ledger rows where no other row of the topic has it. Raises as `rebuild`,
+    but for what is `Refused`.
     """
     until = uptime_clock() + seconds
     server = Database(client, database)
     written = _complete_ledger(server, span, topic)
     events = _add_sessions(server, span.overlapping)
-    rebuilt = tuple(
-        rebuild(client, database, each, seconds=until - uptime_clock())
-        for each in sorted(set(partitions))
-    )
-    return Restored(written, events, rebuilt)
+    rebuilt: list[Rebuilt] = []
+    doubts: list[Doubt] = []
+    for each in sorted(set(partitions)):
+        if each in counted:
+            doubts += _in_kept_days(server, span, each, expiry(server, each, 0))
+            continue
+        try:
+            done = rebuild(client, database, each, seconds=until - uptime_clock(), whole_days=True)
+        except Refused as refused:
+            doubts.append(Doubt(each, SUMMED, str(refused), _by_hand(each)))
+            continue
+        if done.holds:
+            rebuilt.append(done)
+        if done.kept:
+            doubts += _in_kept_days(server, span, each, expiry(server, each, 0), done.kept)
+    return Restored(written, events, tuple(rebuilt), tuple(doubts))
 
 
 def remove(
@@ -174,6 +205,42 @@ def forget(
     if _count(server, EVENTS, span.within):
         raise SchemaError(f"{server.table(EVENTS)} still has rows of {span}")
     _delete(server, BATCHES, span.ledger_within, _course(seconds, time.sleep), fence)
+
+
+def _by_hand(partition: str) -> str:
+    return (
+        "stop every consumer with SIGTERM, and see that it ended by itself; then run what "
+        f"penstock-schemas rebuild --partition {partition} --by-hand prints"
+    )
+
+
+def _in_kept_days(
+    server: Database, span: Span, partition: str, ending: Expiry, kept: Sequence[str] = ()
+) -> Iterator[Doubt]:
+    """Of days that were not counted again: whether batches of the span have rows there, or had."""
+    kept = kept or ending.days
+    if not kept:
+        return
+    days = ", ".join(map(literal, kept))
+    ((there, here),) = server.ask(
+        f"SELECT count(), countIf(toDate(created_at) IN ({days})) "  # noqa: S608
+        f"FROM {server.table(EVENTS)} "
+        f"WHERE {span.overlapping} AND _partition_id = {literal(partition)}"
+    )
+    ((listed,),) = server.ask(
+        "SELECT sum(most) FROM (SELECT max(rows) AS most "  # noqa: S608
+        f"FROM {server.table(BATCHES)} WHERE {span.ledger_overlapping} "
+        f"AND clickhouse_partition = {literal(partition)} GROUP BY first, end, epoch)"
+    )
+    if here or listed > there:
+        yield Doubt(
+            partition,
+            SUMMED,
+            f"the sums of {kept[0]} to {kept[-1]} stay as they were, since events of these days "
+            f"may have expired (TTL {ending.rule}), and rows of {span} lie there or did",
+            f"penstock-schemas rebuild --partition {partition} --expired would count what is left "
+            "of these events; nothing can count those that are gone",
+        )
 
 
 def _course(seconds: float, sleep: Callable[[float], None]) -> Course:

@@ -270,8 +270,8 @@ REBUILDS = (
     _mutant(
         "sums-are-left", 23, "a restore rebuilds the sums",
         _RESTORE,
-        "        for each in sorted(set(partitions))\n",
-        "        for each in sorted(set(partitions))[:0]\n",
+        "    for each in sorted(set(partitions)):\n",
+        "    for each in sorted(set(partitions))[:0]:\n",
         f"{_REBUILDING}test_restore_mends_what_hangs_on_the_rows",
     ),
     _mutant(

@@ -297,6 +297,28 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
     assert rebuilds() == before + 2
 
 
+def test_sums_that_are_left_in_doubt_are_counted_and_told(
+    clickhouse_with_schema: ClickHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mend of events that may have expired comes to its end all the same."""
+    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url})
+    doubted: list[int] = []
+    table = ClickHouseTable(consumer_settings(values), clock, lambda: doubted.append(1))
+    client = clickhouse_with_schema.client()
+    client.command("SYSTEM STOP TTL MERGES events")
+    client.command("ALTER TABLE events MODIFY TTL toDateTime(created_at) + INTERVAL 1 DAY",
+                   settings={"materialize_ttl_after_modify": 0})  # fmt: skip
+    land(table, batch(0, event(1, _JANUARY, 1), event(2, _FEBRUARY, 1)))
+    client.command("TRUNCATE TABLE batches")
+    months = frozenset({"202601", "202602"})
+    assert table.restore(_SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
+    assert client.query("SELECT count() FROM batches").result_rows == [(2,)], "all else is done"
+    assert client.query("SELECT sum(events) FROM sessions_daily").result_rows == [(2,)]
+    assert doubted == [1], "once a mend"
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["sums may be wrong and are left as they are"] * 2
+
+
 def test_a_line_whose_id_is_none_is_in_no_table(table: ClickHouseTable) -> None:
     """Such ids must not make the question itself fail: it would be asked for ever."""
     bad = [
