@@ -141,7 +141,7 @@ def _verdicts(
     listed = tables.listed(asked.since_ms, asked.until_ms)
     ours = [found for found in listed if found.topic == settings.kafka_topic]
     bar.begin(sum(f.parts for f in ours if asked.wants(f.partition)))
-    causes = Causes(tables, log)
+    causes = Causes(tables, log, looked=bar.looked)
     limits = settings.limits
     in_flight_ms = int((limits.insert_deadline_seconds + limits.insert_max_seconds) * 1000)
     seen = set()

@@ -9,9 +9,12 @@
 | short batch | each of its events is in the table, and the sums were counted again later | the log, `events`, `rebuilds` |
 | size not known | each of its events is in the table; a rewind took it out or passed it over | the log and `events`; `rewinds` |
 | no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
-| no rows | its rows may have expired | the TTL of `events` |
-| no rows | erasure: rows were deleted later, and not by their stamps | system.mutations |
+| no rows | its rows have expired | the TTL of `events`; the log |
+| no rows | erasure: rows were deleted later, and not by their stamps | system.mutations; the log |
+| gap, short, size not known | as by resends, where a mend left out what was erased | the log, `events`, system.mutations |
 | overlap, double | the sums were counted again from `events` later, which knows each event by its id | `rebuilds` |
+
+Expiry, erasure and resends are looked for line by line, in whatever mixture (`audit_gone`).
 
 What left the log before it was read is a loss, and stays unexplained. So does what nobody recorded:
 rows that were inserted by hand, a partition that was dropped.
@@ -20,33 +23,26 @@ rows that were inserted by hand, a partition that was dropped.
 from __future__ import annotations
 
 import contextlib
-import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import msgspec
-from clickhouse_connect.driver.exceptions import DatabaseError
 
+from consumer.audit_gone import Account, Gone, Line
 from consumer.audit_log import Log
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault, Kind
-from schemas.tables import EVENTS, REBUILDS, REWINDS, SUMMED, clickhouse_partition
+from consumer.rewind_record import IN_ORDER, SKIPPED, Row, believed
+from schemas.tables import REBUILDS, REWINDS, SUMMED, clickhouse_partition
 
-_IDS_AT_ONCE = 5_000
-_STAMPS = re.compile(r"\b_(topic_id|partition|first|end|epoch)\b")
-
-
-class _Line(msgspec.Struct):
-    id: str
-    created_at: int
+_GAP_LINES = 1_000
 
 
-_line = msgspec.json.Decoder(_Line)
+_line = msgspec.json.Decoder(Line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +59,21 @@ class _Letters:
 
 
 class Causes:
-    """Explains faults. `looks`: how many may be looked up in the log, which is slow."""
+    """Explains faults. `looks`: how many may be looked up in the log, which is slow. `looked` is
+    called for each that is."""
 
-    def __init__(self, tables: Tables, log: Log, looks: int = 1_000) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        log: Log,
+        looks: int = 1_000,
+        looked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._tables = tables
         self._log = log
-        self._looks = looks
+        self._looks = self._most_looks = looks
+        self._looked = looked
+        self._gone = Gone(tables)
 
     def explain(self, fault: Fault) -> str | None:
         """The recorded cause, or None. Raises LogError and the client's errors."""
@@ -80,12 +85,7 @@ class Causes:
             case Kind.UNKNOWN:
                 return self._rewound(fault) or self._whole(fault)
             case Kind.NO_ROWS:
-                return (
-                    self._rewound(fault)
-                    or self._expired(fault)
-                    or self._erased(fault)
-                    or self._resent(fault)
-                )
+                return self._rewound(fault) or self._without_rows(fault)
             case Kind.DOUBLE:
                 return self._in_table(fault) or self._rebuilt(fault)
             case Kind.OVERLAP:
@@ -123,62 +123,73 @@ class Causes:
             return f"{len(found)} dead letters that had landed and are not in every view"
         return None
 
-    def _in_log(self, fault: Fault) -> bool:
-        if fault.topic_id != self._log.topic_id or self._looks <= 0:
-            return False
+    def _not_in_log(self, fault: Fault) -> str:
+        """Why it is not read again; empty where it can be."""
+        if fault.topic_id != self._log.topic_id:
+            return "Kafka's log is of another topic id"
+        if self._looks <= 0:
+            return f"{self._most_looks:,} findings were looked up in Kafka's log, and no more are"
+        if self._log.low(fault.partition) > fault.first:
+            return "Kafka's log does not reach back to it"
         self._looks -= 1
-        return self._log.low(fault.partition) <= fault.first
+        self._looked()
+        return ""
 
     def _without_events(self, fault: Fault) -> str | None:
         places = set(self._of(fault).between(fault.first, fault.end))
-        if not self._in_log(fault):
+        if self._not_in_log(fault):
             # A letter in each record, and nothing says that a record had more than those.
             if len({offset for offset, _ in places}) == fault.rows:
                 return f"{len(places)} dead letters, one or more of each record"
             return None
-        events = 0
+        events, erased = 0, 0
+        left: list[bytes] = []
         for offset, lines in self._log.lines(fault.partition, fault.first, fault.end):
             events += len(lines)
-            if any((offset, number) not in places for number in range(len(lines))):
-                return None
+            left += [line for n, line in enumerate(lines) if (offset, n) not in places]
+            if len(left) >= _GAP_LINES or (left and not self._gone.deletions):
+                if not self._gone.erased(left):
+                    return None
+                erased, left = erased + len(left), []
+        if left and not self._gone.erased(left):
+            return None
+        erased += len(left)
+        if erased:
+            return f"{events - erased} dead letters, {erased} erased events, and no other event"
         if not events:
             return "these offsets hold no event"
         return f"{events} dead letters, and no other event"
 
-    def _resent(self, fault: Fault) -> str | None:
-        events, _ = self._there(fault)
-        return f"resends: each of its {events} events is in the table" if events else None
+    def _without_rows(self, fault: Fault) -> str | None:
+        why = self._not_in_log(fault)
+        if why:
+            return self._gone.unchecked(fault, why)
+        return self._gone.explain(fault, self._lines(fault))
 
     def _whole(self, fault: Fault) -> str | None:
-        events, _ = self._there(fault)
-        return f"each of its {events} events is in the table" if events else None
+        found = self._there(fault)
+        return found.whole if found is not None else None
 
     def _restored(self, fault: Fault) -> str | None:
         """The ledger is written with the views: where it is short, the sums may be."""
-        events, months = self._there(fault)
-        if not events or any(self._rebuilds.get(m, -1) < fault.landed_ms for m in months):
+        found = self._there(fault)
+        if found is None:
             return None
-        return f"each of its {events} events is in the table, and the sums were rebuilt later"
+        if any(self._rebuilds.get(m, -1) < fault.landed_ms for m in found.present):
+            return None
+        return f"{found.whole}, and the sums were rebuilt later"
 
-    def _there(self, fault: Fault) -> tuple[int, set[str]]:
-        """How many events the log has there, and in which ClickHouse partitions; none if one of
-        them is not in the table, or the log does not reach back."""
-        if not self._in_log(fault):
-            return 0, set()
-        places = set(self._of(fault).between(fault.first, fault.end))
-        events, months = 0, set()
-        lines = self._lines(fault, places)
-        while some := list(islice(lines, _IDS_AT_ONCE)):
-            ids = sorted({line.id.lower() for line in some})
-            times = [line.created_at for line in some]
-            ((there,),) = self._tables.ask("audit_ids", ids=ids, least=min(times), most=max(times))
-            if there < len(ids):
-                return 0, set()
-            events += len(some)
-            months |= set(map(clickhouse_partition, times))
-        return events, months
+    def _there(self, fault: Fault) -> Account | None:
+        """What became of each event that the log has there; None if one of them is not in the table
+        and no rule took it out, or the log does not reach back."""
+        if self._not_in_log(fault):
+            return None
+        rules = [*self._gone.deletions, *self._gone.expiries]
+        found = self._gone.account(self._lines(fault), rules, landed=False)
+        return found if found.events and not found.missing else None
 
-    def _lines(self, fault: Fault, letters: set[tuple[int, int]]) -> Iterator[_Line]:
+    def _lines(self, fault: Fault) -> Iterator[tuple[Line, bytes]]:
+        letters = set(self._of(fault).between(fault.first, fault.end))
         for offset, lines in self._log.lines(fault.partition, fault.first, fault.end):
             for number, text in enumerate(lines):
                 with contextlib.suppress(msgspec.MsgspecError, ValueError):
@@ -188,52 +199,9 @@ class Causes:
                         "",
                         where,
                     ):
-                        yield line
+                        yield line, text
 
     # --- what ClickHouse recorded ------------------------------------------------------------
-
-    @cached_property
-    def _ttl(self) -> str | None:
-        rows = self._tables.rows(
-            "SELECT engine_full FROM system.tables "
-            "WHERE database = currentDatabase() AND name = {name:String}",
-            name=EVENTS,
-        )
-        found = re.search(r" TTL (.+?)(?: SETTINGS |$)", str(rows[0][0])) if rows else None
-        return found[1] if found else None
-
-    def _expired(self, fault: Fault) -> str | None:
-        """Where the oldest row that its ClickHouse partition can have would have expired by now."""
-        if self._ttl is None or not re.fullmatch(r"\d{6}", fault.clickhouse_partition):
-            return None
-        try:
-            rows = self._tables.rows(
-                f"SELECT toDateTime({self._ttl}) <= now() FROM (SELECT toDateTime64("  # noqa: S608
-                "concat({year:String}, '-', {month:String}, '-01 00:00:00'), 3, 'UTC') "
-                "AS created_at, created_at AS received_at)",
-                year=fault.clickhouse_partition[:4],
-                month=fault.clickhouse_partition[4:],
-            )
-        except DatabaseError:  # a TTL over other columns: nobody can say for a whole partition
-            return None
-        return f"TTL {self._ttl}" if rows[0][0] else None
-
-    @cached_property
-    def _deletions(self) -> list[tuple[int, str]]:
-        """(when, command) of what deleted rows, other than by their stamps."""
-        rows = self._tables.rows(
-            "SELECT toUnixTimestamp(create_time), command FROM system.mutations "
-            "WHERE database = currentDatabase() AND table = {name:String} "
-            "AND match(command, '^[( ]*(DELETE|UPDATE _row_exists = 0) ') ORDER BY create_time",
-            name=EVENTS,
-        )
-        return [(int(at), str(text)) for at, text in rows if not _STAMPS.search(str(text))]
-
-    def _erased(self, fault: Fault) -> str | None:
-        for at, command in self._deletions:
-            if at * 1000 + 999 >= fault.landed_ms:
-                return f"erasure: {command.strip('()')}"
-        return None
 
     @cached_property
     def _rebuilds(self) -> dict[str, int]:
@@ -254,26 +222,25 @@ class Causes:
         return "the sums of this ClickHouse partition were rebuilt later"
 
     @cached_property
-    def _rewinds(self) -> dict[tuple[str, int], list[tuple[int, int, int, bool]]]:
-        """(first, end, epoch, whether it was skipped), by topic id and partition."""
-        found: defaultdict[tuple[str, int], list[tuple[int, int, int, bool]]] = defaultdict(list)
-        for topic_id, partition, first, end, epoch, skipped in self._rows_of(
+    def _rewinds(self) -> dict[tuple[str, int], list[Row]]:
+        """What rewinds did, by topic id and partition."""
+        found: defaultdict[tuple[str, int], list[Row]] = defaultdict(list)
+        for topic_id, partition, *row in self._rows_of(
             REWINDS,
-            "SELECT topic_id, partition, first, end, epoch, skipped FROM rewinds "
-            "ORDER BY first, end",
+            "SELECT topic_id, partition, first, end, epoch, what, toUnixTimestamp64Milli(at) "
+            "FROM rewinds ORDER BY " + IN_ORDER,
         ):
-            found[str(topic_id), int(partition)].append(
-                (int(first), int(end), int(epoch), bool(skipped))
-            )
-        return found
+            found[str(topic_id), int(partition)].append(Row(*row))
+        return {whose: believed(rows) for whose, rows in found.items()}
 
     def _rewound(self, fault: Fault) -> str | None:
         """What was to be read again must have come by now: only what it brought before may lack."""
         position = fault.first
-        for first, end, epoch, skipped in self._rewinds.get((fault.topic_id, fault.partition), ()):
-            removed = bool(fault.epochs) and max(fault.epochs) < epoch
-            if first <= position < end and (skipped or removed):
-                position = end
+        for row in self._rewinds.get((fault.topic_id, fault.partition), ()):
+            removed = bool(fault.epochs) and max(fault.epochs) < row.epoch
+            before = removed and fault.landed_ms <= row.at_ms
+            if row.first <= position < row.end and (row.what == SKIPPED or before):
+                position = row.end
         return "rewind" if position >= fault.end else None
 
     def _rows_of(self, table: str, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:

@@ -132,7 +132,7 @@ class Bar:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._shown = out.isatty()
-        self._total = self._done = 0
+        self._total = self._done = self._looked = 0
         self._next = 0.0
 
     def begin(self, total: int) -> None:
@@ -145,8 +145,13 @@ class Bar:
             self._next = time.monotonic() + 0.1
             self._draw("")
 
+    def looked(self) -> None:
+        """A finding is looked up in Kafka's log."""
+        self._looked += 1
+        self._draw(f"{self._looked:,} looked up")
+
     def _draw(self, text: str) -> None:
-        if self._shown:
+        if self._shown and self._total:
             share = min(1.0, self._done / self._total)
             filled = round(share * 40)
             line = f"[{'#' * filled}{'.' * (40 - filled)}] {share:4.0%} of {self._total:,} {text}"

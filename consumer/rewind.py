@@ -23,7 +23,7 @@ from consumer.ports import LogError
 from consumer.rewind_log import GroupLog
 from consumer.rewind_plan import Refused
 from consumer.rewind_words import intended
-from consumer.rewinding import Begun, Rewind, Target, first_line
+from consumer.rewinding import Begun, NotRecorded, Rewind, Target, first_line
 from schemas import settings as all_settings
 from schemas.connection import SchemaError
 
@@ -83,6 +83,11 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
             f"{begun}. The rewind was begun and is not finished: run it again; or start a "
             "consumer, which puts back what was taken out before it goes on"
         )
+    except NotRecorded as why:
+        _complain(
+            f"{why}. The rewind is done, and what it skipped is not recorded: run it again before "
+            "you start a consumer, or the audit will take it for a loss"
+        )
     except (Refused, LogError, SchemaError) as error:
         _complain(f"nothing was changed: {error}")
     except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
@@ -96,6 +101,8 @@ def _rewind(flags: argparse.Namespace, rewind: Rewind) -> int:
     members = rewind.log.members()
     if members and not flags.dry_run:
         raise Refused(rewind.has_members(members))
+    if not flags.dry_run:
+        rewind.finish()
     steps = rewind.decide(flags.to, flags.partition)
     for line in intended(steps):
         print(line)

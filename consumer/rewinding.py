@@ -4,24 +4,25 @@ The order in which it can die anywhere:
 
 1. With the group empty, wait until no insert can be running that a stopped member left behind.
    Only then read commits and table, and decide; nothing but what was agreed to is done.
-2. Record it in `rewinds`.
+2. Record in `rewinds` what it is about to do, which is no cause of anything yet.
 3. Commit a **mark** over all that will be taken out, at the target. From here on any consumer that
    starts finds a mend that was begun: it waits, looks at the table, inserts what is missing there
    and restores the views. So what is half taken out is put back, and nothing is lost or doubled.
-4. Delete the rows, rebuild the views, delete the ledger's lines. Before each deletion the mark is
-   committed again: the broker refuses that once the group has a member, and a member that joins
-   after it waits for as long as the deletion may still be sent (the insert's deadline, as for any
-   write), and until the server has done with it.
+4. Delete the rows, record that they are gone, rebuild the views, delete the ledger's lines. Before
+   each deletion the mark is committed again: the broker refuses that once the group has a member,
+   and a member that joins after it waits for as long as the deletion may still be sent (the
+   insert's deadline, as for any write), and until the server has done with it.
 5. Commit the target with nothing open, under a new epoch.
+6. Record what was skipped by that.
 
 Killed before 3 nothing is changed. Killed later, either a consumer puts it back, or the command is
-run again and finishes: each step can be done twice.
+run again and finishes: each step can be done twice. What counts of the records: `rewind_record`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -37,21 +38,26 @@ from consumer.ports import LogError
 from consumer.recovery import Commit, Covered
 from consumer.rewind_log import GroupLog, Joined
 from consumer.rewind_plan import Refused, Step, Wanted, decide
+from consumer.rewind_record import Record
 from consumer.rewind_words import number
 from schemas.connection import SchemaError, connect
 from schemas.hold import Database
-from schemas.layout import literal
 from schemas.rebuild import check_possible, rebuild, uptime_clock
 from schemas.restore import Span, forget, remove
-from schemas.tables import REBUILDABLE, REWINDS
+from schemas.tables import REBUILDABLE
 
 _SAY_SECONDS = 5.0
+_CLICKHOUSE = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
 
 Target = str | int | tuple[int]  # earliest or latest; an offset; (a time in epoch milliseconds,)
 
 
 class Begun(Exception):
     """It failed after something was changed."""
+
+
+class NotRecorded(Exception):
+    """It is done, and that it skipped something is not recorded."""
 
 
 class Rewind:
@@ -117,15 +123,7 @@ class Rewind:
         """Raises SchemaError for what could not be brought to its end."""
         months = frozenset[str]().union(*(step.months for step in steps))
         with self._connected() as client:
-            server = Database(client, self._database)
-            recorded = server.ask(
-                "SELECT count() FROM system.tables "
-                "WHERE database = {database:String} AND name = {name:String}",
-                database=self._database,
-                name=REWINDS,
-            )
-            if not recorded[0][0]:
-                raise SchemaError(f"{server.table(REWINDS)} is missing: run penstock-schemas apply")
+            self._record(client).check_there()
             if months:
                 check_possible(client, self._database, months, REBUILDABLE)
 
@@ -164,37 +162,42 @@ class Rewind:
         """Raises what `decide` does while nothing is changed, and Begun after that."""
         marked = [step for step in steps if step.removed]
         with self._connected() as client:
-            self._record(client, steps)
+            record = self._record(client)
+            at_ms = record.intend(steps)
             try:
                 self._mark(marked, begun=False)
-                self._take_out(client, marked)
-                self._open(steps)
+                self._take_out(client, record, marked)
+                self._open(steps, at_ms)
             except Joined:
+                record.not_begun()
                 raise Refused(self.has_members(max(1, self.log.members()))) from None
             except KeyboardInterrupt:
                 raise Begun("stopped") from None
             except (LogError, SchemaError) as error:
                 raise Begun(str(error)) from error
-            except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
+            except _CLICKHOUSE as error:
                 raise Begun(f"ClickHouse: {first_line(error)}") from error
+            try:
+                record.skipped(steps)
+            except _CLICKHOUSE as error:
+                raise NotRecorded(f"ClickHouse: {first_line(error)}") from error
+            except KeyboardInterrupt:
+                raise NotRecorded("stopped") from None
 
-    def _record(self, client: Client, steps: Sequence[Step]) -> None:
+    def finish(self) -> None:
+        """Record what a rewind skipped that was cut off after its last commit."""
+        with self._connected() as client:
+            record = self._record(client)
+            record.check_there()
+            for partition, first, end in record.finish(self.log.commits()):
+                self._say(
+                    f"partition {partition}: [{first}, {end}) was skipped by a rewind that was cut "
+                    "off: it is recorded now"
+                )
+
+    def _record(self, client: Client) -> Record:
         server = Database(client, self._database)
-        rows = [
-            f"({literal(self.log.topic_id)}, {literal(self.settings.kafka_topic)}, "
-            f"{step.partition:d}, {first:d}, {end:d}, {step.epoch:d}, {skipped:d}, "
-            "now64(3, 'UTC'))"
-            for step in steps
-            for first, end, skipped in _ranges(step)
-        ]
-        if rows:
-            server.do(
-                f"INSERT INTO {server.table(REWINDS)} "  # noqa: S608 - our names
-                "(topic_id, topic, partition, first, end, epoch, skipped, at) "
-                f"VALUES {', '.join(rows)}",
-                async_insert=0,
-                insert_deduplicate=0,
-            )
+        return Record(server, self.log.topic_id, self.settings.kafka_topic)
 
     def _mark(self, steps: Sequence[Step], *, begun: bool = True) -> None:
         """The fence before each deletion, too."""
@@ -220,7 +223,7 @@ class Rewind:
         if uptime_clock() >= deadline:
             raise Begun("this program stood still for too long")
 
-    def _take_out(self, client: Client, steps: Sequence[Step]) -> None:
+    def _take_out(self, client: Client, record: Record, steps: Sequence[Step]) -> None:
         seconds = self.settings.restore_seconds
         touched: set[str] = set()
         for step in steps:
@@ -234,6 +237,7 @@ class Rewind:
                 seconds=seconds, fence=partial(self._mark, [step]),
                 sleep=partial(self._pause, f"{doing}: the server is at it"),
             )  # fmt: skip
+            record.removed(step)
         for count, month in enumerate(sorted(touched), 1):
             self._say(f"rebuilding the views of {month} ({count} of {len(touched)})")
             rebuild(
@@ -256,14 +260,13 @@ class Rewind:
         self._say_at_times(doing)
         time.sleep(seconds)
 
-    def _open(self, steps: Sequence[Step]) -> None:
-        now_ms = int(time.time() * 1000)
+    def _open(self, steps: Sequence[Step], at_ms: int) -> None:
         try:
             self.log.commit(
                 {
                     step.partition: (
                         step.target,
-                        Open(step.epoch, ROWS_VERSION, self.log.topic_id, now_ms),
+                        Open(step.epoch, ROWS_VERSION, self.log.topic_id, at_ms),
                     )
                     for step in steps
                 }
@@ -275,13 +278,6 @@ class Rewind:
 
     def _connected(self) -> closing[Client]:
         return closing(connect(self.settings.clickhouse))
-
-
-def _ranges(step: Step) -> Iterator[tuple[int, int, bool]]:
-    if step.skipped is not None:
-        yield *step.skipped, True
-    if step.removed:
-        yield step.target, step.end, False
 
 
 def first_line(error: Exception) -> str:

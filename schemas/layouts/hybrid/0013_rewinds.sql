@@ -1,6 +1,8 @@
--- Offsets that were gone back to, or passed over, on purpose: a row a range, written before anything
--- is changed. `skipped`: [first, end) was not read; otherwise its batches of an earlier epoch than
--- `epoch` were taken out, to be read and inserted again from `first` on.
+-- Offsets that were gone back to, or passed over, on purpose. `what` is so of [first, end), since `at`:
+--   removed     none of its batches of an earlier epoch than `epoch` is there any more
+--   skipped     it was not read
+--   to skip     it may be passed over soon: nothing yet
+--   read again  reading goes back to `first`: from there on nothing is skipped any more
 CREATE TABLE IF NOT EXISTS rewinds
 (
     topic_id  LowCardinality(String),
@@ -9,7 +11,7 @@ CREATE TABLE IF NOT EXISTS rewinds
     first     UInt64,
     end       UInt64,
     epoch     UInt32,
-    skipped   UInt8,
+    what      Enum8('removed' = 0, 'skipped' = 1, 'to skip' = 2, 'read again' = 3),
     at        DateTime64(3, 'UTC')
 )
 ENGINE = MergeTree

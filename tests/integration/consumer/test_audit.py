@@ -16,6 +16,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer import audit
+from consumer.audit_causes import Causes
+from consumer.audit_log import Log
+from consumer.audit_tables import Tables
+from consumer.audit_tiles import Fault, Kind
 from consumer.config import consumer_settings
 from consumer.kafka_client import topic_identity
 from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode
@@ -427,6 +431,153 @@ def test_a_ttl_that_is_not_over_explains_nothing(world: World) -> None:
     assert world.findings() == [("no rows", 10, 20, "202601", False)]
 
 
+def test_a_deletion_explains_its_own_rows_and_no_others(world: World) -> None:
+    """An erasure does not hide a part that was lost."""
+    world.land_all()
+    world.commit(30)
+    world.delete("session_id = 'somebody'")
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 10, 20, "202601", False)]
+    world.delete("session_id IN ('session-10', 'session-12', 'session-14', 'session-16')")
+    assert world.findings() == [("no rows", 10, 20, "202601", False)], "all but one"
+    world.delete("session_id = 'session-18'")
+    assert world.findings() == [("no rows", 10, 20, "202601", True)]
+    (found,) = world.said()[1]["findings"]
+    assert found["cause"] == (
+        "erasure: DELETE WHERE session_id IN ('session-10', 'session-12', 'session-14', "
+        "'session-16') (4 of its 5 events), "
+        "erasure: DELETE WHERE session_id = 'session-18' (1 of its 5 events)"
+    )
+
+
+def test_rows_of_which_some_were_erased_and_some_resent(world: World) -> None:
+    again = [line(12), line(14)]
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, each) for each in again])
+    world.land_all()
+    world.land(30, 32, lines=again)
+    world.commit(32)
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    missing = ("no rows", 10, 20, "202601")
+    world.delete("session_id IN ('session-10', 'session-16')")
+    assert world.findings() == [(*missing, False)], "neither erased nor resent: 18"
+    world.delete("session_id = 'session-18'")
+    assert world.findings() == [(*missing, True)]
+
+
+def trim(world: World, offset: int) -> None:
+    place = TopicPartition(world.topic, 0, offset)
+    world.kafka.admin().delete_records([place])[place].result(30)
+
+
+def test_what_the_log_has_no_more_cannot_be_checked_and_the_report_says_so(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    trim(world, 20)
+    assert world.findings() == [("no rows", 10, 20, "202601", False)], "no deletion, no cause"
+    world.delete("session_id = 'somebody'")
+    assert world.findings() == [("no rows", 10, 20, "202601", True)]
+    assert world.run()[1].splitlines()[-2].endswith(
+        "(erasure: DELETE WHERE session_id = 'somebody': could not be checked: "
+        "Kafka's log does not reach back to it)"
+    )  # fmt: skip
+
+
+def test_of_more_findings_than_are_looked_up_the_rest_cannot_be_checked(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("session_id != ''")
+    looked: list[int] = []
+    log = Log(world.settings)
+    causes = Causes(Tables(world.client), log, looks=1, looked=lambda: looked.append(1))
+    fault = Fault(Kind.NO_ROWS, world.topic_id, 0, 10, 20, "202601", (0,), 5, 0, "")
+    assert str(causes.explain(fault)).endswith("(5 of its 5 events)")
+    assert causes.explain(fault) == (
+        "erasure: DELETE WHERE session_id != '': could not be checked: "
+        "1 findings were looked up in Kafka's log, and no more are"
+    )
+    log.close()
+    assert looked == [1]
+
+
+def test_a_deletion_that_cannot_be_tried_cannot_be_checked(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.delete("session_id IN ('session-10', 'session-12') AND rand() >= 0")
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    (found,) = world.said()[1]["findings"]
+    assert "could not be checked for 5 of its 5 events: it cannot be told" in found["cause"]
+
+
+def test_a_deletion_that_asks_other_tables_can_have_meant_more_than_it_does_now(
+    world: World,
+) -> None:
+    world.client.command("CREATE TABLE people (session_id String) ENGINE = MergeTree ORDER BY ()")
+    world.client.command("INSERT INTO people VALUES ('session-10')")
+    world.land_all()
+    world.commit(30)
+    world.delete("session_id IN (SELECT session_id FROM people)")
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    (found,) = world.said()[1]["findings"]
+    assert found["cause"].endswith("could not be checked for 4 of its 5 events: it asks other "
+                                   "tables")  # fmt: skip
+
+
+def test_a_batch_of_which_a_mend_left_out_what_was_erased(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(1, 10, 2)])
+    world.land(20, 30)
+    world.commit(30)
+    erased = ", ".join(f"'session-{n}'" for n in (0, 2, 4, 6, 8, *range(10, 19)))
+    world.delete(f"session_id IN ({erased})")
+    short, gap = ("short batch", 0, 10, ""), ("gap", 10, 20, "")
+    assert sorted(world.findings()) == [(*gap, False), (*short, False)]
+    rebuild(world, "202602")
+    assert sorted(world.findings()) == [(*gap, False), (*short, True)], "19 was not erased"
+    world.delete("session_id = 'session-19'")
+    assert sorted(world.findings()) == [(*gap, True), (*short, True)]
+
+
+def test_a_ttl_explains_the_rows_that_expired_and_not_their_month(world: World) -> None:
+    later = [
+        orjson.dumps(orjson.loads(line(n)) | {"created_at": _JANUARY + 20 * 86_400_000 + n})
+        for n in range(30, 40)
+    ]
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, each) for each in later])
+    world.land_all()
+    world.land(30, 40, lines=later)
+    world.commit(40)
+    seconds = int(time.time()) - _JANUARY // 1000 - 10 * 86_400  # over for the first ten days
+    world.client.command(
+        f"ALTER TABLE events MODIFY TTL toDateTime(created_at) + INTERVAL {seconds} SECOND",
+        settings={"materialize_ttl_after_modify": 0},
+    )
+    world.delete("_first IN (10, 30) AND _partition_id = '202601'")
+    assert sorted(world.findings()) == [
+        ("no rows", 10, 20, "202601", True),
+        ("no rows", 30, 40, "202601", False),
+    ]
+    trim(world, 40)
+    causes = [str(found["cause"]) for found in world.said()[1]["findings"]]
+    assert len(causes) == 2
+    assert all("could not be checked for each row: Kafka's log does not" in c for c in causes)
+
+
+def test_a_ttl_that_deletes_only_some_rows(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.client.command(
+        "ALTER TABLE events MODIFY TTL toDateTime(received_at) + INTERVAL 1 DAY DELETE "
+        "WHERE session_id IN ('session-0', 'x, y'), toDateTime(created_at) + INTERVAL 50 YEAR",
+        settings={"materialize_ttl_after_modify": 0},
+    )
+    world.delete("_first = 0 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 0, 10, "202601", False)]
+    world.delete("session_id IN ('session-2', 'session-4', 'session-6', 'session-8')")
+    (found,) = world.said()[1]["findings"]
+    assert "erasure: DELETE WHERE session_id IN ('session-2'" in found["cause"]
+    assert "TTL toDateTime(received_at)" in found["cause"]
+
+
 def test_a_batch_of_resends(world: World) -> None:
     world.land_all()
     produce(world.kafka.bootstrap_servers, world.topic, [(0, line(n)) for n in range(20, 30)])
@@ -532,18 +683,22 @@ def test_a_rewind_that_was_recorded(world: World) -> None:
         ("no rows", 10, 20, "202602", False),
     ]
     assert sorted(world.findings()) == missing
-    into = "INSERT INTO rewinds (topic_id, partition, first, end, epoch, skipped) VALUES "
+    into = "INSERT INTO rewinds (topic_id, partition, first, end, epoch, what, at) VALUES "
+    one, now = f"'{world.topic_id}'", "now64(3, 'UTC')"
     world.client.command(
-        f"{into}('{world.topic_id}', 0, 5, 25, 1, 0), ('another', 0, 20, 30, 1, 1), "
-        f"('{world.topic_id}', 1, 20, 30, 1, 1), ('{world.topic_id}', 0, 20, 30, 1, 0)"
+        f"{into}({one}, 0, 5, 25, 1, 'removed', {now}), ('another', 0, 20, 30, 1, 'skipped', {now})"
+        f", ({one}, 1, 20, 30, 1, 'skipped', {now}), ({one}, 0, 20, 30, 1, 'removed', {now})"
+        f", ({one}, 0, 20, 30, 1, 'to skip', {now})"
     )
     assert sorted(world.findings()) == [missing[0], *((*f[:4], True) for f in missing[1:])], (
         "what was taken out to be read again must be there again"
     )
-    world.client.command(f"{into}('{world.topic_id}', 0, 25, 30, 1, 1)")
+    world.client.command(f"{into}({one}, 0, 25, 30, 1, 'skipped', {now})")
     assert sorted(world.findings())[0] == missing[0], "a part of it"
-    world.client.command(f"{into}('{world.topic_id}', 0, 20, 25, 1, 1)")
+    world.client.command(f"{into}({one}, 0, 20, 25, 1, 'skipped', {now})")
     assert [explained for *_, explained in world.findings()] == [True, True, True]
+    world.client.command(f"{into}({one}, 0, 22, 30, 2, 'read again', now64(3, 'UTC') + 1)")
+    assert sorted(world.findings())[0] == missing[0], "nothing from 22 on is skipped any more"
 
 
 def test_a_rewind_explains_nothing_of_what_came_after_it(world: World) -> None:
@@ -551,8 +706,8 @@ def test_a_rewind_explains_nothing_of_what_came_after_it(world: World) -> None:
     world.commit(30)
     world.delete("_first = 0 AND _partition_id = '202602'")
     world.client.command(
-        "INSERT INTO rewinds (topic_id, partition, first, end, epoch, skipped) "
-        f"VALUES ('{world.topic_id}', 0, 0, 30, 1, 0)"
+        "INSERT INTO rewinds (topic_id, partition, first, end, epoch, what, at) "
+        f"VALUES ('{world.topic_id}', 0, 0, 30, 1, 'removed', now64(3, 'UTC'))"
     )
     assert [(kind, cause) for kind, _, _, _, cause in world.findings()] == [("no rows", False)]
 

@@ -216,7 +216,7 @@ def test_by_time_and_over_what_is_to_be_skipped(
     assert code == 0, out + err
     assert "rewind" in out
     assert list(
-        rows_of(world.client, "SELECT partition, first, end FROM rewinds WHERE skipped")
+        rows_of(world.client, "SELECT partition, first, end FROM rewinds WHERE what = 'skipped'")
     ) == [[0, 450, 500]]
 
     # what was skipped can still be read
@@ -323,6 +323,21 @@ def test_killed_before_it_deletes_beside_a_batch_that_landed_in_part(world: Worl
     assert stamp_problems(world.client, topic) == []
     code, out, err = world.audit()
     assert code == 0, out + err
+
+
+def test_killed_before_it_records_what_it_skipped_and_run_again(world: World) -> None:
+    world.produce(100)
+    topic = world.pipeline.read_topic()
+    world.killed("before", "record", 2, "--to", "latest", "--yes")
+    code, out, _ = world.audit()
+    assert (code, "2 findings, 2 unexplained" in out) == (1, True), out
+    code, out, err = world.rewind("--to", "latest", "--yes")
+    assert (code, "nothing to do" in out) == (0, True), err
+    assert "was skipped by a rewind that was cut off: it is recorded now" in err
+    code, out, err = world.audit()
+    assert code == 0, out + err
+    kept = [line for n in (0, 1) for line in topic.between(n, 0, 450)]
+    assert against_truth(world.client, Truth(kept)) == []
 
 
 @pytest.mark.long

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from consumer import rewinding
 from consumer.config import consumer_settings
@@ -13,7 +16,7 @@ from consumer.ledger import Mark, Note, Open
 from consumer.ports import LogError
 from consumer.rewind_log import Joined
 from consumer.rewind_plan import Refused, Step
-from consumer.rewinding import Begun, Rewind
+from consumer.rewinding import Begun, NotRecorded, Rewind
 from schemas.connection import SchemaError
 from schemas.restore import Span
 from schemas.settings import load
@@ -59,7 +62,18 @@ class Tables:
         pass
 
     def command(self, statement: str, **_: Any) -> None:
-        self.done.append(statement.split(" (")[0])
+        """Of `rewinds`, and nothing else."""
+        assert statement.startswith("INSERT INTO penstock.rewinds ")
+        said = [
+            f"{partition} {what} [{first}, {end})"
+            for partition, first, end, what in _RECORDED.findall(statement)
+        ]
+        self.done.append(f"record {', '.join(said)}")
+        if self._failing == "record" and "skipped" in self.done[-1]:
+            raise OperationalError("it is away")
+
+    def query(self, statement: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(result_rows=[[1_000]] if "now64" in statement else [])
 
     def remove(self, *given: Any, fence: Any, **_: Any) -> frozenset[str]:
         self._do(f"remove {_said(given[2])}", fence)
@@ -82,9 +96,11 @@ def _said(span: Span) -> tuple[int, int, int | None]:
     return span.partition, span.first, span.end
 
 
+_RECORDED = re.compile(r"\('topic-id', 'events', (\d+), (\d+), (\d+), \d+, '([a-z ]+)',")
 BACK = Step(0, 90, 70, 90, 4, removed=(batch(70, 80), batch(80, 90)))
 ALSO_BACK = Step(1, 20, 0, 20, 1, removed=(batch(0, 20),))
 FORWARD = Step(2, 10, 30, 30, 2, skipped=(10, 30))
+INTENDED = "record 0 read again [70, 90)"
 
 
 def rewinding_over(log: FakeLog) -> Rewind:
@@ -98,13 +114,16 @@ def test_the_mark_comes_first_and_again_before_each_deletion(
     tables = Tables(log, monkeypatch)
     rewinding_over(log).carry_out([BACK, ALSO_BACK, FORWARD])
     assert tables.done == [
-        "INSERT INTO penstock.rewinds",
+        f"{INTENDED}, 1 read again [0, 20), 2 to skip [10, 30)",
         "remove (0, 70, 90)",
+        "record 0 removed [70, 90)",
         "remove (1, 0, 20)",
+        "record 1 removed [0, 20)",
         "rebuild 202610",
         "rebuild 202611",
         "forget (0, 70, 90)",
         "forget (1, 0, 20)",
+        "record 2 skipped [10, 30)",
     ]
     assert [list(sent) for sent in log.sent] == [[0, 1], [0], [1], [0], [1], [0, 1, 2]]
     for sent in log.sent[:-1]:
@@ -124,7 +143,7 @@ def test_members_that_came_before_the_mark_refuse_it(monkeypatch: pytest.MonkeyP
     tables = Tables(log, monkeypatch)
     with pytest.raises(Refused, match="has 2 members: stop every consumer"):
         rewinding_over(log).carry_out([BACK])
-    assert tables.done == ["INSERT INTO penstock.rewinds"]
+    assert tables.done == [INTENDED]
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
@@ -136,7 +155,7 @@ def test_members_that_came_later_end_it_at_once(
     with pytest.raises(Begun, match="a consumer has joined"):
         rewinding_over(log).carry_out([BACK])
     assert len(log.sent) == number
-    after = {2: "INSERT INTO penstock.rewinds", 3: "rebuild 202611", 4: "forget (0, 70, 90)"}
+    after = {2: INTENDED, 3: "rebuild 202611", 4: "forget (0, 70, 90)"}
     assert tables.done[-1] == after[number]
 
 
@@ -168,4 +187,12 @@ def test_a_fence_that_took_too_long_is_none(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rewinding, "uptime_clock", lambda: float(next(now)))
     with pytest.raises(Begun, match="stood still"):
         rewind.carry_out([BACK])
-    assert tables.done == ["INSERT INTO penstock.rewinds"]
+    assert tables.done == [INTENDED]
+
+
+def test_what_was_skipped_and_not_recorded_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FakeLog()
+    Tables(log, monkeypatch, "record")
+    with pytest.raises(NotRecorded, match="it is away"):
+        rewinding_over(log).carry_out([FORWARD])
+    assert isinstance(log.sent[-1][2][1], Open), "it is done"

@@ -1,0 +1,175 @@
+"""Events that are not in the table, line by line: erased, expired, resent, or lost.
+
+A deletion that came later does not explain a part that is gone, nor does a TTL that is over for the
+first day of its month: they explain the rows for which they hold. So where Kafka's log still has
+the records, each line is accounted for: its id is in the table, or a deletion's condition or the
+TTL's rule holds for the row that it makes (`erased.look`). One line that is none of these makes the
+fault unexplained.
+
+Where the log has them no more, or too many batches were read again, or a condition cannot be tried,
+nobody can tell: such a fault counts as explained, and the cause says that it could not be checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+
+import msgspec
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from consumer.audit_tables import Tables
+from consumer.audit_tiles import Fault
+from consumer.erased import Deletion, deletions, look
+from schemas.expiry import deleting
+from schemas.hold import Database
+from schemas.tables import clickhouse_partition
+
+_LINES_AT_ONCE = 5_000
+_EVER = 1 << 62
+
+
+class Line(msgspec.Struct):
+    id: str
+    created_at: int
+
+
+@dataclass
+class Account:
+    """What became of the events of a fault. `missing`: not in the table, and of no rule; where it
+    is not 0, counting stopped there, unless something is `untold`: rules, each with why they say
+    nothing of the rest. `present`: ClickHouse partitions of those that are in the table."""
+
+    events: int = 0
+    missing: int = 0
+    gone: Counter[Deletion] = field(default_factory=Counter)
+    present: set[str] = field(default_factory=set)
+    untold: dict[Deletion, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> str:
+        """Where none is missing."""
+        if not self.gone:
+            return f"each of its {self.events} events is in the table"
+        return f"each of its {self.events} events is in the table, but for {self.said}"
+
+    @property
+    def said(self) -> str:
+        """What became of those that are not in the table."""
+        return ", ".join(
+            f"{_named(each)} ({number} of its {self.events} events)"
+            for each, number in self.gone.items()
+        )
+
+
+class Gone:
+    """The rules by which rows go, and whose rows went by them. Raises the client's errors."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    @cached_property
+    def deletions(self) -> list[Deletion]:
+        return deletions(self._tables.client)
+
+    def since(self, landed_ms: int) -> list[Deletion]:
+        """Deletions of what had landed by then. The server has whole seconds."""
+        return [each for each in self.deletions if each.at_ms + 999 >= landed_ms]
+
+    @cached_property
+    def expiries(self) -> list[Deletion]:
+        """The rules of the TTL that delete rows."""
+        client = self._tables.client
+        return [_expiry(rule) for rule in deleting(Database(client, client.database or ""))]
+
+    def erased(self, lines: Sequence[bytes]) -> bool:
+        """Whether deletions on record hold for all of them."""
+        looked = look(self._tables.client, lines, self.deletions)
+        return all(by is not None for by in looked.by)
+
+    def account(
+        self, lines: Iterable[tuple[Line, bytes]], rules: Sequence[Deletion], *, landed: bool
+    ) -> Account:
+        """`landed`: the rows had been in the table when the deletions were made."""
+        account, left = Account(), iter(lines)
+        while some := list(islice(left, _LINES_AT_ONCE)):
+            looked = look(self._tables.client, [text for _, text in some], rules, landed=landed)
+            account.events += len(some)
+            account.gone.update(by for by in looked.by if by is not None)
+            account.untold |= looked.untold
+            rest = [line for (line, _), by in zip(some, looked.by, strict=True) if by is None]
+            account.missing += self._missing(rest)
+            account.present |= {clickhouse_partition(line.created_at) for line in rest}
+            if account.missing and not account.untold and not any(r.elsewhere for r in rules):
+                return account
+        account.untold |= {r: "it asks other tables" for r in rules if r.elsewhere}
+        return account
+
+    def _missing(self, lines: Sequence[Line]) -> int:
+        """How many ids the table does not have."""
+        if not lines:
+            return 0
+        ids = sorted({line.id.lower() for line in lines})
+        times = [line.created_at for line in lines]
+        ((there,),) = self._tables.ask("audit_ids", ids=ids, least=min(times), most=max(times))
+        return len(ids) - int(there)
+
+    # --- of a part that is gone ------------------------------------------------------------------
+
+    def explain(self, fault: Fault, lines: Iterable[tuple[Line, bytes]]) -> str | None:
+        """Why the table has no row of a part, by the lines that the log has of it."""
+        rules = [*self.since(fault.landed_ms), *self.expiries]
+        account = self.account(lines, rules, landed=True)
+        if account.missing:
+            what = f"{account.missing} of its {account.events} events"
+            for each, why in account.untold.items():
+                return f"{_named(each)}: could not be checked for {what}: {why}"
+            return None
+        if account.events < fault.rows and rules:
+            return self.unchecked(fault, f"Kafka's log has {account.events} of its events")
+        if account.gone.total() == account.events > 0:
+            return account.said
+        return f"resends: {account.whole}" if account.events else None
+
+    def unchecked(self, fault: Fault, why: str) -> str | None:
+        """Why it may be, where its lines cannot be looked at."""
+        for rule in self.expiries:
+            over = self._over(rule, fault.clickhouse_partition)
+            if over == (True, True):
+                return _named(rule)
+            if over[0]:
+                return f"{_named(rule)}: could not be checked for each row: {why}"
+        for each in self.since(fault.landed_ms):
+            return f"{_named(each)}: could not be checked: {why}"
+        return None
+
+    def _over(self, rule: Deletion, month: str) -> tuple[bool, bool]:
+        """Whether the first and the last row that the month can have have expired; neither, where
+        the rule asks more than a time: nobody can say for a whole ClickHouse partition."""
+        if not re.fullmatch(r"\d{6}", month):
+            return False, False
+        try:
+            rows = self._tables.rows(
+                f"SELECT {rule.condition} FROM (SELECT arrayJoin([first, addMonths(first, 1) "  # noqa: S608
+                "- INTERVAL 1 SECOND]) AS created_at, created_at AS received_at FROM "
+                "(SELECT toDateTime64({first:String}, 3, 'UTC') AS first)) ORDER BY created_at",
+                first=f"{month[:4]}-{month[4:]}-01 00:00:00",
+            )
+        except DatabaseError:
+            return False, False
+        return bool(rows[0][0]), bool(rows[1][0])
+
+
+def _named(rule: Deletion) -> str:
+    return rule.command if rule.at_ms == _EVER else f"erasure: {rule.command}"
+
+
+def _expiry(rule: str) -> Deletion:
+    at, _, where = rule.partition(" WHERE ")
+    at = at.removesuffix(" DELETE")
+    condition = f"(toDateTime({at}) <= now())" + (f" AND ({where})" if where else "")
+    return Deletion(_EVER, f"TTL {rule}", condition)
