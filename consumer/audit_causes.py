@@ -184,8 +184,8 @@ class Causes:
         and no rule took it out, or the log does not reach back."""
         if self._not_in_log(fault):
             return None
-        rules = [*self._gone.deletions, *self._gone.expiries]
-        found = self._gone.account(self._lines(fault), rules, landed=False)
+        # Not the TTL's: that an event would have expired by now does not say that it had landed.
+        found = self._gone.account(self._lines(fault), self._gone.deletions, landed=False)
         return found if found.events and not found.missing else None
 
     def _lines(self, fault: Fault) -> Iterator[tuple[Line, bytes]]:

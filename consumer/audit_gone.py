@@ -24,8 +24,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault
+from consumer.content import Content, Placed
 from consumer.erased import Deletion, deletions, look
-from schemas.expiry import deleting
+from schemas.expiry import PASSING, deleting, parsed
 from schemas.hold import Database
 from schemas.tables import clickhouse_partition
 
@@ -111,12 +112,12 @@ class Gone:
 
     def _missing(self, lines: Sequence[Line]) -> int:
         """How many ids the table does not have."""
-        if not lines:
-            return 0
-        ids = sorted({line.id.lower() for line in lines})
-        times = [line.created_at for line in lines]
-        ((there,),) = self._tables.ask("audit_ids", ids=ids, least=min(times), most=max(times))
-        return len(ids) - int(there)
+        places = [
+            Placed(line.id.lower(), line.created_at, clickhouse_partition(line.created_at))
+            for line in lines
+        ]
+        ids = {place.id for place in places}
+        return len(ids - Content(self._tables.client).there(places))
 
     # --- of a part that is gone ------------------------------------------------------------------
 
@@ -141,15 +142,15 @@ class Gone:
             over = self._over(rule, fault.clickhouse_partition)
             if over == (True, True):
                 return _named(rule)
-            if over[0]:
+            if over is None or over[0]:
                 return f"{_named(rule)}: could not be checked for each row: {why}"
         for each in self.since(fault.landed_ms):
             return f"{_named(each)}: could not be checked: {why}"
         return None
 
-    def _over(self, rule: Deletion, month: str) -> tuple[bool, bool]:
-        """Whether the first and the last row that the month can have have expired; neither, where
-        the rule asks more than a time: nobody can say for a whole ClickHouse partition."""
+    def _over(self, rule: Deletion, month: str) -> tuple[bool, bool] | None:
+        """Whether the first and the last row that the month can have have expired; None where the
+        rule asks more than a time: nobody can say for a whole ClickHouse partition."""
         if not re.fullmatch(r"\d{6}", month):
             return False, False
         try:
@@ -159,8 +160,10 @@ class Gone:
                 "(SELECT toDateTime64({first:String}, 3, 'UTC') AS first)) ORDER BY created_at",
                 first=f"{month[:4]}-{month[4:]}-01 00:00:00",
             )
-        except DatabaseError:
-            return False, False
+        except DatabaseError as error:
+            if error.code in PASSING:
+                raise
+            return None
         return bool(rows[0][0]), bool(rows[1][0])
 
 
@@ -169,7 +172,6 @@ def _named(rule: Deletion) -> str:
 
 
 def _expiry(rule: str) -> Deletion:
-    at, _, where = rule.partition(" WHERE ")
-    at = at.removesuffix(" DELETE")
+    at, where = parsed(rule)
     condition = f"(toDateTime({at}) <= now())" + (f" AND ({where})" if where else "")
     return Deletion(_EVER, f"TTL {rule}", condition)

@@ -104,9 +104,9 @@ class Content:
         """Whether the table has every one of these ids, whoever brought it. A batch of resends
         collapses into the rows that came before it, and can lose its last stamp so."""
         wanted = {line.id for line in lines}
-        return len(wanted) <= _MOST_RESENDS and wanted <= self._there(lines)
+        return len(wanted) <= _MOST_RESENDS and wanted <= self.there(lines)
 
-    def _there(self, lines: list[Placed], *, anywhere: bool = False) -> set[str]:
+    def there(self, lines: list[Placed], *, anywhere: bool = False) -> set[str]:
         """Those of the ids that the table has. `anywhere`: whatever their time is there."""
         found: set[str] = set()
         for some in _parts(lines):
@@ -137,7 +137,7 @@ class Content:
         lines = list(placed(batch))
         partitions = frozenset(line.partition for line in lines if line is not None)
         if by_ids:
-            there = self._there([line for line in lines if line is not None], anywhere=True)
+            there = self.there([line for line in lines if line is not None], anywhere=True)
             wanted = [line is None or line.id not in there for line in lines]
         else:
             wanted = [line is None or line.partition not in landed for line in lines]

@@ -59,7 +59,9 @@ _CHANGING = re.compile(
     r"\b(localtime|current_timestamp)",
     re.IGNORECASE,
 )
-_ELSEWHERE = re.compile(r"\b(SELECT|dictGet|dictHas|dictIsIn|joinGet|IN \(?[A-Za-z_`\"])")
+_ELSEWHERE = re.compile(
+    r"\b(SELECT|dictGet|dictHas|dictIsIn|joinGet|IN \(?[A-Za-z_`\"][\w.`\"]*(?![\w.`\"(]))"
+)
 # Of the server as it is now, and not of a deletion: another try may help.
 _PASSING_CODES = frozenset({159, 202, 203, 209, 210, 241, 242, 319, 394, 425, 999})
 _READING = {
@@ -123,7 +125,8 @@ def _read(at_ms: int, said: str) -> Deletion:
     condition = f"({_as_of(at_ms // 1000, found['rule'])})"
     if month is not None:
         condition = f"_partition_id = '{month[1]}' AND {condition}"
-    return Deletion(at_ms, command, condition, bool(_ELSEWHERE.search(bare)))
+    elsewhere = _ELSEWHERE.search(_without_literals(found["rule"]))
+    return Deletion(at_ms, command, condition, elsewhere is not None)
 
 
 def _without_literals(text: str) -> str:

@@ -125,7 +125,9 @@ class Rewind:
         with self._connected() as client:
             self._record(client).check_there()
             if months:
-                check_possible(client, self._database, months, REBUILDABLE)
+                # of the whole course: what is refused in its middle, no later run can finish
+                seconds = self.settings.restore_seconds * (len(months) + 2 * len(steps) + 1)
+                check_possible(client, self._database, months, REBUILDABLE, seconds)
 
     def wait(self) -> None:
         """Until every insert is over that a member of this group may have left behind."""

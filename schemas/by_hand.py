@@ -18,6 +18,8 @@ from schemas.layout import literal
 from schemas.recount import view_query
 from schemas.tables import EVENTS, REBUILDABLE, SUMMED
 
+_WITHIN_SECONDS = 86_400.0  # in which they may be run
+
 
 def statements(
     client: Client,
@@ -30,7 +32,7 @@ def statements(
     """In the order in which they are to be run. `expired`: also the days that may have lost events.
     Raises SchemaError when a view is not as the layout has it."""
     server = Database(client, database)
-    ending = () if expired else expiry(server, partition, 0).days
+    ending = () if expired else expiry(server, partition, _WITHIN_SECONDS).days
     days = ", ".join(map(literal, ending))
     made = []
     for table in (name for name in REBUILDABLE if name in set(tables)):

@@ -21,9 +21,10 @@ from schemas.tables import EVENTS
 
 _TTL = re.compile(r" TTL (.+?)(?: SETTINGS |$)", re.DOTALL)
 _PIECE = re.compile(r"'(?:[^'\\]|\\.)*'|[(\[]|[)\]]|,|[^'()\[\],]+")
-_PASSING = frozenset({159, 202, 210, 241, 394})  # the server's trouble, and not the rule's
-_DELETES_NOTHING = re.compile(r" (?:TO (?:DISK|VOLUME) '[^']*'|RECOMPRESS CODEC\(.+\))$")
-_WHAT_IT_DELETES = re.compile(r"(?: DELETE)?(?: WHERE .+)?$")
+PASSING = frozenset({159, 202, 210, 241, 394})  # the server's trouble, and not the rule's
+_DELETES_NOTHING = re.compile(
+    r" (?:TO (?:DISK|VOLUME) (?:IF EXISTS )?'[^']*'|RECOMPRESS CODEC\(.+\))$"
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def expiry(server: Database, partition: str, seconds: float) -> Expiry:
     shown = ", ".join(rules)
     first, count = f"{partition[:4]}-{partition[4:]}-", _days_of(partition)
     over = " OR ".join(
-        f"({_WHAT_IT_DELETES.sub('', rule)}) <= now() + toIntervalSecond({seconds:.0f})"
-        for rule in rules
+        f"({parsed(rule)[0]}) <= now() + toIntervalSecond({seconds:.0f})" for rule in rules
     )
     try:
         found = server.ask(
@@ -55,7 +55,7 @@ def expiry(server: Database, partition: str, seconds: float) -> Expiry:
             f"GROUP BY day HAVING max({over}) ORDER BY day"
         )
     except DatabaseError as error:
-        if error.code in _PASSING:
+        if error.code in PASSING:
             raise
         return Expiry(shown, timed=False, days=tuple(f"{first}{n:02}" for n in range(1, count + 1)))
     return Expiry(shown, timed=True, days=tuple(str(day) for (day,) in found))
@@ -80,6 +80,12 @@ def deleting(server: Database) -> list[str]:
     )
     ttl = _TTL.search(found[0][0]) if found else None
     return [rule for rule in _parts(ttl[1]) if not _DELETES_NOTHING.search(rule)] if ttl else []
+
+
+def parsed(rule: str) -> tuple[str, str]:
+    """Its time, and the condition on the rows that it deletes then, empty where it deletes all."""
+    time, _, condition = rule.partition(" WHERE ")
+    return time.removesuffix(" DELETE"), condition
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -50,7 +50,9 @@ their sums keep what the rows no longer have. A rebuild of a month that has any 
 `whole_days`, counts the other days and keeps the sums of these. They are read in step 5, under the
 hold: every insert is then behind its view or has failed, so nothing of them is missed or doubled.
 What a batch in doubt has left wrong in them stays wrong. A day counts as expiring if it does before
-the rebuild must be over. Such a rebuild stands in `rebuilds` as one in part.
+the rebuild must be over. Where another rebuild was at work meanwhile, the hold is tried again: what
+was read of a kept day may be what that one has made right. Such a rebuild stands in `rebuilds` as
+one in part.
 
 **Replays.** REPLACE PARTITION leaves the deduplication log of a plain MergeTree as it is: a token
 that had landed in the view stays taken. A batch whose rows were in `events`, and whose token was
@@ -187,13 +189,13 @@ def check_names(partition: str, tables: Iterable[str]) -> None:
 
 
 def check_possible(
-    client: Client, database: str, partitions: Iterable[str], tables: Iterable[str] = SUMMED
+    client: Client, database: str, partitions: Iterable[str], tables: Iterable[str], seconds: float
 ) -> None:
-    """Raises SchemaError when a rebuild of these would be refused."""
+    """Raises SchemaError when a rebuild of these would be refused, now or within `seconds`."""
     server = Database(client, database)
     _refuse_replicated(server, tables)
     for partition in sorted(set(partitions)):
-        _refuse_expired(server, partition, _MARGIN_SECONDS)
+        _refuse_expired(server, partition, seconds + _MARGIN_SECONDS)
 
 
 def _rebuilt(recount: Recount, course: Course, hold_seconds: float) -> Rebuilt:
@@ -220,7 +222,7 @@ def _replaced(
 ) -> tuple[int, float]:
     """Steps 4 to 7: how many holds it took, and for how long they stood."""
     server, held = recount.server, 0.0
-    why: Exception | None = None
+    why, too_heavy = "", 0
 
     def record(until_ms: int, *, finished: bool) -> None:
         rebuilds.write(
@@ -241,7 +243,8 @@ def _replaced(
             _under_hold(recount, course, placed_at, until_ms, hold_seconds)
             done = True
         except (_Late, Slow) as late:
-            done, why = False, late
+            done, why = False, str(late)
+            too_heavy += isinstance(late, Heavy)
         finally:
             with contextlib.suppress(ClickHouseError):  # it ends by itself
                 hold.release(server, name)
@@ -252,7 +255,7 @@ def _replaced(
         course.say(f"{why}: inserts go on, and the hold is tried again")
         course.sleep(min(hold_seconds, 1.0) * number)
         recount.catch_up()
-    kind = Refused if isinstance(why, Heavy) else SchemaError
+    kind = Refused if too_heavy == _HOLDS else SchemaError
     raise kind(f"{recount.partition} was not rebuilt: {why}, {_HOLDS} times")
 
 
@@ -271,8 +274,13 @@ def _under_hold(
         raise _Late(f"an insert did not end ({running})")
     recount.catch_up(until=placed_at + hold_seconds * 0.7)
     recount.keep_days(until=placed_at + hold_seconds * 0.7)
+    held_since_ms = until_ms - int(hold_seconds * 1000)
     for table in recount.tables:
         recount.refuse_removals()
+        if recount.kept and rebuilds.others_since(
+            server, recount.key, recount.partition, held_since_ms
+        ):
+            raise _Late("another rebuild may have made the days again that are kept here")
         if server.now_ms() >= fence_ms:
             raise _Late("the hold was too short")
         _replace(recount, table, fence_ms)

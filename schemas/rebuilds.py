@@ -64,18 +64,32 @@ def rebuilt_since(
     return frozenset(row[0] for row in rows)
 
 
+def others_since(server: Database, key: str, partition: str, since_ms: int) -> bool:
+    """Whether a rebuild other than `key` can have replaced this ClickHouse partition at or after
+    `since_ms`, or has yet to."""
+    rows = server.ask(
+        f"SELECT count() FROM {server.table(REBUILDS)} FINAL "  # noqa: S608
+        "WHERE clickhouse_partition = {partition:String} AND id != {key:String} "
+        "AND toUnixTimestamp64Milli(if(toUnixTimestamp(finished_at) > 0, finished_at, hold_until)) "
+        ">= {since:Int64}",
+        partition=partition,
+        key=key,
+        since=since_ms,
+    )
+    return bool(rows[0][0])
+
+
 def counted_after(
     client: Client, database: str, partitions: Iterable[str], tables: Sequence[str], since_ms: int
 ) -> frozenset[str]:
     """Those of the ClickHouse partitions of which a rebuild of all these tables began at or after
     `since_ms` (epoch milliseconds of the server's clock) and finished: what was in `events` by then
-    is counted, as far as it can be: another one would keep the same days."""
+    is counted. One that kept the sums of some days is none of them."""
     server = Database(client, database)
     rows = server.ask(
         f"SELECT DISTINCT clickhouse_partition FROM {server.table(REBUILDS)} FINAL "  # noqa: S608
         "WHERE clickhouse_partition IN {partitions:Array(String)} "
-        f"AND hasAll(arrayMap(t -> replaceOne(t, '{_PARTLY}', ''), tables), "
-        "{tables:Array(String)}) AND toUnixTimestamp(finished_at) > 0 "
+        "AND hasAll(tables, {tables:Array(String)}) AND toUnixTimestamp(finished_at) > 0 "
         "AND toUnixTimestamp64Milli(began_at) >= {since:Int64}",
         partitions=sorted(set(partitions)),
         tables=list(tables),
@@ -88,15 +102,19 @@ def cut_off(
     client: Client, database: str, quiet_seconds: float = _STILL_RUNS_SECONDS
 ) -> Mapping[str, tuple[str, ...]]:
     """By ClickHouse partition, the tables whose last rebuild held and did not finish, and has been
-    quiet since. They can be wrong: the server may have been killed within the replacement."""
+    quiet since. They can be wrong: the server may have been killed within the replacement. One that
+    kept the sums of some days may have kept wrong ones, and mends nothing that others left."""
     server = Database(client, database)
     rows = server.ask(
         "SELECT clickhouse_partition, groupArray(name) FROM ("  # noqa: S608
         "SELECT clickhouse_partition, name, maxIf(hold_until, finished_at = 0) AS begun, "
         "maxIf(hold_until, finished_at > 0) AS done FROM (SELECT clickhouse_partition, "
-        f"replaceOne(arrayJoin(tables), '{_PARTLY}', '') AS name, hold_until, "
+        f"arrayJoin(tables) AS each, replaceOne(each, '{_PARTLY}', '') AS name, hold_until, "
         "toUnixTimestamp(finished_at) AS finished_at "
-        f"FROM {server.table(REBUILDS)} FINAL) GROUP BY clickhouse_partition, name "
+        f"FROM {server.table(REBUILDS)} FINAL WHERE id NOT IN (SELECT id "
+        f"FROM {server.table(REBUILDS)} FINAL WHERE toUnixTimestamp(finished_at) > 0 "
+        f"AND arrayExists(t -> endsWith(t, '{_PARTLY}'), tables))) "
+        "GROUP BY clickhouse_partition, name "
         "HAVING begun > done AND toUnixTimestamp64Milli(begun) < "
         f"toUnixTimestamp64Milli(now64(3)) - {int(quiet_seconds * 1000)} "
         "ORDER BY clickhouse_partition, name) GROUP BY clickhouse_partition"

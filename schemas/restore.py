@@ -37,10 +37,10 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from schemas.connection import SchemaError
-from schemas.expiry import Expiry, expiry
 from schemas.hold import Database
 from schemas.layout import literal
 from schemas.rebuild import Rebuilt, Refused, rebuild, uptime_clock
+from schemas.rebuilds import cut_off
 from schemas.recount import Course, view_query
 from schemas.tables import BATCHES, EVENTS, SESSIONS, SUMMED
 
@@ -150,7 +150,6 @@ def restore(
     doubts: list[Doubt] = []
     for each in sorted(set(partitions)):
         if each in counted:
-            doubts += _in_kept_days(server, span, each, expiry(server, each, 0))
             continue
         try:
             done = rebuild(client, database, each, seconds=until - uptime_clock(), whole_days=True)
@@ -160,7 +159,7 @@ def restore(
         if done.holds:
             rebuilt.append(done)
         if done.kept:
-            doubts += _in_kept_days(server, span, each, expiry(server, each, 0), done.kept)
+            doubts += _in_kept_days(server, span, each, done.kept)
     return Restored(written, events, tuple(rebuilt), tuple(doubts))
 
 
@@ -215,12 +214,10 @@ def _by_hand(partition: str) -> str:
 
 
 def _in_kept_days(
-    server: Database, span: Span, partition: str, ending: Expiry, kept: Sequence[str] = ()
+    server: Database, span: Span, partition: str, kept: Sequence[str]
 ) -> Iterator[Doubt]:
-    """Of days that were not counted again: whether batches of the span have rows there, or had."""
-    kept = kept or ending.days
-    if not kept:
-        return
+    """Of days that were not counted again: whether batches of the span have rows there, or had, or
+    a rebuild that was cut off may have left them wrong."""
     days = ", ".join(map(literal, kept))
     ((there, here),) = server.ask(
         f"SELECT count(), countIf(toDate(created_at) IN ({days})) "  # noqa: S608
@@ -232,12 +229,12 @@ def _in_kept_days(
         f"FROM {server.table(BATCHES)} WHERE {span.ledger_overlapping} "
         f"AND clickhouse_partition = {literal(partition)} GROUP BY first, end, epoch)"
     )
-    if here or listed > there:
+    if here or listed > there or partition in cut_off(server.client, server.name):
         yield Doubt(
             partition,
             SUMMED,
             f"the sums of {kept[0]} to {kept[-1]} stay as they were, since events of these days "
-            f"may have expired (TTL {ending.rule}), and rows of {span} lie there or did",
+            f"may have expired, and rows of {span} lie there or did, or a rebuild was cut off",
             f"penstock-schemas rebuild --partition {partition} --expired would count what is left "
             "of these events; nothing can count those that are gone",
         )

@@ -450,6 +450,29 @@ def test_a_deletion_explains_its_own_rows_and_no_others(world: World) -> None:
     )
 
 
+def test_a_deletion_within_one_month_says_nothing_of_another(world: World) -> None:
+    world.land_all()
+    world.commit(30)
+    world.client.command("ALTER TABLE events DELETE IN PARTITION 202602 WHERE city = 'nowhere' "
+                         "AND id IN (toUUID('00000000-0000-4000-8000-000000000001'))",
+                         settings={"mutations_sync": 1})  # fmt: skip
+    world.delete("_first = 10 AND _partition_id = '202601'")
+    assert world.findings() == [("no rows", 10, 20, "202601", False)]
+
+
+def test_of_thousands_of_events_each_is_looked_for(world: World) -> None:
+    """More ids than one statement takes as a parameter."""
+    many = [line(n) for n in range(30, 5_030)]
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, each) for each in many])
+    world.land_all()
+    world.land(30, 5_030, lines=many)
+    world.commit(5_030)
+    world.client.command("ALTER TABLE events UPDATE _first = 7, _end = 8 WHERE _first = 30",
+                         settings={"mutations_sync": 1})  # fmt: skip
+    causes = {f["cause"] for f in world.said()[1]["findings"] if f["first"] == 30}
+    assert causes == {"resends: each of its 2500 events is in the table"}
+
+
 def test_rows_of_which_some_were_erased_and_some_resent(world: World) -> None:
     again = [line(12), line(14)]
     produce(world.kafka.bootstrap_servers, world.topic, [(0, each) for each in again])

@@ -314,7 +314,7 @@ def test_an_insert_that_runs_is_waited_for(clickhouse: ClickHouse, client: Clien
     land(client, *batches(events))
     client.command(  # views of a table are served in the order of their names
         "CREATE MATERIALIZED VIEW a_slow_mv (asleep UInt8) ENGINE = Null AS "
-        "SELECT sleepEachRow(2.5) AS asleep FROM events WHERE name = 'slow'"
+        "SELECT sleepEachRow(3) AS asleep FROM events WHERE name = 'slow'"
     )
     slow = {**events[0], "id": "0b0e1a3e-0000-4000-8000-000000000001", "name": "slow"}
     insert_slow = threading.Thread(target=lambda: insert(other, [slow], token(900, 901, 1)))

@@ -30,7 +30,7 @@ def test_a_time_that_the_landing_table_refuses_has_none(created_at: int) -> None
 
 def test_every_named_query_can_be_loaded() -> None:
     read = {"session_list", "dashboard", "pages", "live", "ledger_verdict"}
-    audit = {"audit_partitions", "audit_ledger", "audit_stamps", "audit_ids"}
+    audit = {"audit_partitions", "audit_ledger", "audit_stamps"}
     assert set(names()) == read | audit
     for name in names():
         assert load(name).startswith(f"-- name: {name}\n")
