@@ -4,8 +4,9 @@ Each partition lives its own life (`partition`). Here is what only all of them t
 
 - **memory**: event bytes held over all partitions stay near one limit. Past it fetching pauses,
   and goes on at three quarters of it: a pause drops what librdkafka has prefetched, so pausing and
-  resuming at the same mark would fetch everything twice. A replay is never paused: it needs its
-  whole range before it can finish, and it is bounded by its batch.
+  resuming at the same mark would fetch everything twice. A replay, or a mend's piece, needs its
+  whole range before it can finish, so past the limit one of them goes on all the same, the one that
+  has read the most: the sum stays near the limit and one batch, and one after another they end.
 - **rate**: with many partitions, each closing its batch by age, inserts would be many and small.
   The age stretches so that all of them together keep to the rate that is aimed at.
 """
@@ -115,12 +116,16 @@ class Assignment:
         elif buffered < self._shares.buffer_bytes * _RESUME_SHARE:
             self._memory_full = False
         wanted = set()
+        replaying = {n: p for n, p in self._partitions.items() if p.replaying}
+        if self._memory_full and replaying:
+            most = max(replaying, key=lambda n: (replaying[n].buffered_bytes, -n))
+            replaying = {most: replaying[most]}
         for number, partition in self._partitions.items():
             if not partition.wants_records:
                 self._held.add(number)
             elif partition.drained:
                 self._held.discard(number)
-            if partition.replaying or (number not in self._held and not self._memory_full):
+            if number in replaying or (number not in self._held and not self._memory_full):
                 wanted.add(number)
         return frozenset(wanted)
 

@@ -47,6 +47,7 @@ from consumer.content import Content
 from consumer.coverage import covered
 from consumer.ledger import Source
 from consumer.recovery import Coverage
+from schemas.check import other_targets
 from schemas.connection import CONNECT_SECONDS, SchemaError, open_client, told
 from schemas.logs import fact
 from schemas.rebuilds import counted_after, rebuilt_since
@@ -312,7 +313,14 @@ class ClickHouseTable:
         return failed[0]
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
+        self,
+        source: Source,
+        first: int,
+        end: int,
+        partitions: frozenset[str],
+        asked_ms: int,
+        *,
+        last: bool = False,
     ) -> Restored | ReadFailed:
         with _failures() as failed:
             # After an outage many ranges are mended at once: one rebuild serves all that wait.
@@ -327,6 +335,7 @@ class ClickHouseTable:
                     topic=source.topic,
                     seconds=self._settings.restore_seconds,
                     counted=counted,
+                    last=last,
                 )
             for doubt in done.doubts:
                 fact(log, logging.WARNING, "sums may be wrong and are left as they are",
@@ -357,14 +366,14 @@ class ClickHouseTable:
         )
 
     def _windows(self, client: Client) -> tuple[int, float | None, bool]:
-        """The smallest window over all tables that a replay must find its token in."""
+        """The smallest window over all tables that a replay must find its token in, those of other
+        people's views too."""
+        others = {target for _, target, _ in other_targets(client, self._database)}
         rows = client.query(
             "SELECT engine, engine_full FROM system.tables "
-            "WHERE database = {database:String} AND name IN {names:Array(String)}",
-            parameters={
-                "database": self._settings.clickhouse.database,
-                "names": list(DEDUPLICATED),
-            },
+            "WHERE (database, name) IN {names:Array(Tuple(String, String))} "
+            "AND endsWith(engine, 'MergeTree')",
+            parameters={"names": sorted({*others, *((self._database, n) for n in DEDUPLICATED)})},
         ).result_rows
         entries, seconds, replicated = [], [], True
         for engine, full in rows:
@@ -423,7 +432,7 @@ def _failures() -> Iterator[list[ReadFailed]]:
     try:
         yield failed
     except (ClickHouseError, SchemaError, urllib3.exceptions.HTTPError, OSError) as error:
-        failed.append(ReadFailed(told(error)))
+        failed.append(ReadFailed(told(error), spent=isinstance(error, SchemaError)))
 
 
 def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:

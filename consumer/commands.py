@@ -107,9 +107,10 @@ class Restored:
 @dataclass(frozen=True, slots=True)
 class ReadFailed:
     """Something that was asked for (but an insert or a commit) was not done. It may be tried
-    again."""
+    again. `spent`: it was tried for as long as it may, and the servers were there."""
 
     why: str
+    spent: bool = False
 
 
 Event = (

@@ -140,9 +140,10 @@ class _Flight:
     """What is in flight, and what has been tried of it.
 
     `batch` is what was announced (None: only a commit, or a restore), `body` what is sent of it:
-    without `letters`, the lines that were set aside. `note` is what Kafka's commit says of it now,
-    `named` what its token is made of: the intent also where a view threw on rows of it that are in
-    the table, and its commit is a mark since.
+    without `letters`, the lines that were set aside. `read_rows`: the lines that it was taken from,
+    more than its own where a mend left out what is in the table. `note` is what Kafka's commit says
+    of it now, `named` what its token is made of: the intent also where a view threw on rows of it
+    that are in the table, and its commit is a mark since.
     `identified`: the topic was seen to be the same since the batch was read. `unheard`: an attempt
     of it may be running that nobody will tell us the end of.
     """
@@ -150,6 +151,7 @@ class _Flight:
     batch: Batch | None
     note: Intent | Mark | None
     body: Batch | None = None
+    read_rows: int = 0
     replayed: bool = False
     identified: bool = False
     deadline: float = 0.0
@@ -211,6 +213,7 @@ class Partition:
         self._replays: deque[Replay] = deque()
         self._filling: Filling | None = None
         self._ready: deque[tuple[Batch, Replay | None]] = deque()
+        self._text: tuple[Batch, Replay] | None = None  # of a replay, while it is planned again
         self._flight: _Flight | None = None
         self._sent: _Sent | None = None
         self._again_at: float | None = None  # when the phase's step is to be tried again
@@ -236,6 +239,10 @@ class Partition:
     @property
     def buffered_bytes(self) -> int:
         size = sum(batch.size_bytes for batch, _ in self._ready)
+        if self._text is not None:
+            size += self._text[0].size_bytes
+        if self._sifting is not None:
+            size += self._sifting.batch.size_bytes
         if self._filling is not None:
             size += self._filling.size_bytes
         if self._flight is not None and self._flight.batch is not None:
@@ -425,6 +432,7 @@ class Partition:
         assert self._commit is not None
         self._failures, self._again_at = 0, None
         judgement = judge(self._commit, self.source.topic_id)
+        text, self._text = self._text, None
         found = plan(
             judgement, self._commit, coverage, now.ms, waited=self._waited, doubt=self._doubt
         )
@@ -443,12 +451,16 @@ class Partition:
         self._doubt = ""
         self._replays = deque(found.replays)
         first = found.replays[0].first if found.replays else found.offset
+        if text is not None and self._replays and self._replays[0] == text[1]:
+            self._replays.popleft()  # its text was read before, and is the same plan's
+            self._ready.append(text)
+            first = text[0].end
         self._filling = Filling(first)
         commands: list[Command] = [*_told_lost(found.lost), Fetch(first)]
         if (judgement.note is None or found.lost) and not found.replays:
             # Makes the partition ours: from here on nobody has to wait or guess.
             commands += self._commit_open(found.offset, now)
-        return commands
+        return [*commands, *self._launch(now)]
 
     def _again_from_commit(self, now: Now) -> list[Command]:
         """Past a deadline: forget what is in flight and buffered, and plan from Kafka's commit."""
@@ -502,21 +514,24 @@ class Partition:
         if not batch.rows:
             return self._next_piece(now)
         if not segment.touched:
-            return self._prepare_piece(batch, now)
+            return self._prepare_piece(batch, batch.rows, now)
         self._sifting = Sift(batch, segment.landed, self._mending.mend.by_ids)
         self.phase = Phase.SIFTING
         return [self._sifting]
 
     def _sifted(self, event: Sifted, now: Now) -> list[Command]:
         assert self._mending is not None
+        assert self._sifting is not None
+        read_rows = self._sifting.batch.rows
         self._failures, self._again_at, self._sifting = 0, None, None
         self._mending.touched |= event.partitions
         if event.missing is None:
             return self._next_piece(now)
-        return self._prepare_piece(event.missing, now)
+        return self._prepare_piece(event.missing, read_rows, now)
 
-    def _prepare_piece(self, batch: Batch, now: Now) -> list[Command]:
-        return self._announce(_Flight(batch, self._mending_mark(now), body=batch), now)
+    def _prepare_piece(self, batch: Batch, read_rows: int, now: Now) -> list[Command]:
+        mark = self._mending_mark(now)
+        return self._announce(_Flight(batch, mark, body=batch, read_rows=read_rows), now)
 
     def _mending_mark(self, now: Now) -> Mark:
         assert self._mending is not None
@@ -585,7 +600,11 @@ class Partition:
         batch, replay = self._ready[0]
         if replay is not None:
             if now.seconds - self._planned_at > self._limits.insert_deadline_seconds:
-                return self._again_from_commit(now)  # what the plan knew of the windows is stale
+                # What the plan knew of the windows is stale. The text is not: reading it again
+                # would take as long, and so for ever.
+                commands = self._again_from_commit(now)
+                self._text = batch, replay
+                return commands
             why = _mismatch(batch, replay)
             if why:
                 return self._doubted(why, now)
@@ -606,7 +625,7 @@ class Partition:
             time_ms=now.ms if replay is None else replay.time_ms,
             sent_ms=now.ms,
         )
-        flight = _Flight(batch, intent, body=batch)
+        flight = _Flight(batch, intent, body=batch, read_rows=batch.rows)
         if replay is not None:
             # It was tried before, by whoever announced it: an "ok" is not believed by itself.
             flight.replayed = flight.unclean = True
@@ -728,7 +747,7 @@ class Partition:
             if flight.batch is None:
                 return self._restore(now)
             if self._mending is not None:
-                return self._prepare_piece(flight.batch, now)
+                return self._prepare_piece(flight.batch, flight.read_rows, now)
             return self._prepare(flight.batch, None, now)
         return self._again_from_commit(now)
 
@@ -787,7 +806,7 @@ class Partition:
             why = f"no line of it was found to be at fault: {flight.refusal}"
             return [Report("unexplained", why, flight.batch),
                     *self._back_off(self._limits.refusal, now)]  # fmt: skip
-        too_many = self._share.exceeded(flight.batch.rows, len(flight.letters) + len(new))
+        too_many = self._share.exceeded(flight.read_rows, len(flight.letters) + len(new))
         if too_many:
             return self._halt(
                 f"{too_many}: {new[0].error}. Nothing of [{flight.batch.first}, "
@@ -816,7 +835,7 @@ class Partition:
             return [*told, *self._insert(now)]
         if flight.replayed or flight.unheard:
             # Its token may never land in the view: an older attempt of it could, after the restore.
-            self._share.add(flight.batch.rows, len(flight.letters))
+            self._share.add(flight.read_rows, len(flight.letters))
             why = f"a view threw on [{flight.batch.first}, {flight.batch.end}), tried before"
             return [*told, *self._doubted(why, now)]
         if isinstance(flight.note, Intent):
@@ -859,7 +878,7 @@ class Partition:
         assert flight is not None
         assert flight.batch is not None
         assert flight.body is not None
-        self._share.add(flight.batch.rows, len(flight.letters))
+        self._share.add(flight.read_rows, len(flight.letters))
         report = Report("replayed" if flight.replayed else "inserted", batch=flight.body)
         self._owe_a_restore(flight)
         if self._mending is not None:
@@ -937,6 +956,7 @@ class Partition:
         """Rows are read again by whoever owns the partition next; the unanswered commit stays."""
         self._filling = None
         self._ready.clear()
+        self._text = None
         self._replays.clear()
         self._flight = None
         self._mending = self._sifting = self._writing = None

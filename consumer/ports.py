@@ -117,7 +117,15 @@ class Table(Protocol):
         """The lines that cannot be inserted."""
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
+        self,
+        source: Source,
+        first: int,
+        end: int,
+        partitions: frozenset[str],
+        asked_ms: int,
+        *,
+        last: bool = False,
     ) -> Restored | ReadFailed:
         """Bring ledger, sessions and sums up to the table's rows as they were at `asked_ms` (epoch
-        milliseconds) at least. May take minutes."""
+        milliseconds) at least. May take minutes. `last`: what cannot be done stays undone, and is
+        told."""

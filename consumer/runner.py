@@ -16,8 +16,10 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
+from weakref import WeakKeyDictionary
 
 from consumer.assignment import Assignment, Commands
 from consumer.commands import (
@@ -55,6 +57,7 @@ from schemas.logs import fact
 
 log = logging.getLogger("consumer")
 
+_WHOLE_TRIES = 3  # of a restore, each for RESTORE_SECONDS a month
 _BUSY_SECONDS, _IDLE_SECONDS = 0.02, 0.1
 _REJOIN = Backoff(0.5, 30.0)
 
@@ -62,6 +65,16 @@ _REJOIN = Backoff(0.5, 30.0)
 def clock() -> float:
     """Seconds on a clock that runs through suspend: deadlines must pass while we are asleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A restore that is not done yet. `at_ms`: when it was first asked for, epoch milliseconds.
+    `spent`: how often it was tried for as long as it may."""
+
+    command: Restore
+    at_ms: int
+    spent: int = 0
 
 
 class Runner:
@@ -103,6 +116,7 @@ class Runner:
         self._came_round_at = clock()
         self._sent_at: dict[int, float] = {}
         self._fresh: set[Partition] = set()  # taken over, and nothing new was inserted yet
+        self._restores: WeakKeyDictionary[Partition, _Asked] = WeakKeyDictionary()
         self._facts = Facts(metrics, log_port.lag)
         metrics.add_live(lambda: clock() - self._came_round_at, self._facts.lags)
 
@@ -351,12 +365,13 @@ class Runner:
                         partial(self._write_letters, partition, command),
                         of_clickhouse=False,
                     )
-                case Restore(first, end, partitions):
-                    restore = partial(
-                        self._table.restore, partition.source, first, end, partitions,
-                        int(time.time() * 1000),
-                    )  # fmt: skip
-                    self._ask(partition, restore, pool=self._restorer)
+                case Restore():
+                    restore = self._restores.get(partition)
+                    if restore is None or restore.command != command:
+                        restore = _Asked(command, int(time.time() * 1000))
+                        self._restores[partition] = restore
+                    again = partial(self._restore, partition, restore)
+                    self._ask(partition, again, pool=self._restorer)
                 case Rejoin(why):
                     self._rejoin_why = f"partition {number}: {why}"
                 case Report():
@@ -367,6 +382,19 @@ class Runner:
             return CommitRead(self._log.committed(number))
         except LogError as error:
             return ReadFailed(str(error))
+
+    def _restore(self, partition: Partition, asked: _Asked) -> Event:
+        """Tried again, it is the same restore: what others counted since it was first asked for is
+        not counted again. After some tries that were whole ones, what cannot be done is left."""
+        restore, last = asked.command, asked.spent >= _WHOLE_TRIES
+        answer = self._table.restore(
+            partition.source, restore.first, restore.end, restore.partitions, asked.at_ms, last=last
+        )
+        if isinstance(answer, ReadFailed):
+            asked.spent += answer.spent
+        else:
+            self._restores.pop(partition, None)
+        return answer
 
     def _write_letters(self, partition: Partition, command: WriteLetters) -> Event:
         why = self._dead_letters.write(partition.source, command.letters)

@@ -24,6 +24,8 @@ from schemas.definition import Table
 from schemas.layout import Migration, quoted, read
 from schemas.tables import DEDUPLICATED, DEDUPLICATION_WINDOW, DEDUPLICATION_WINDOW_SECONDS
 
+Name = tuple[str, str]  # database, table
+
 _CLAUSES = {
     "PARTITION BY": "partition key",
     "PRIMARY KEY": "primary key",
@@ -63,8 +65,8 @@ def differences(
             found.extend(_view_differences(full, statement, actual))
         else:
             found.extend(_table_differences(full, migration, statement, actual, defaults))
-    ours = {migration.creates for migration in read(layout)}
-    found.extend(_other_views(client, name, ours, defaults))
+    for view, target, statement in other_targets(client, name, layout):
+        found.extend(_target_differences(view, target, statement, defaults))
     return found
 
 
@@ -194,14 +196,13 @@ def _window_differences(
             yield Difference(what, f"ALTER TABLE {full} MODIFY SETTING {name} = {least}")
 
 
-def _other_views(
-    client: Client, database: str, ours: set[str], defaults: Mapping[str, str]
-) -> Iterator[Difference]:
+def other_targets(
+    client: Client, database: str, layout: str = "hybrid"
+) -> Iterator[tuple[Name, Name, str]]:
     """The targets of views that the layout does not know: on our tables, on their targets, and so
-    on down the chain, since a block goes all the way."""
-    known = {(database, name) for name in ours}
-    seen = set(known)
-    tables = known
+    on down the chain, since a block goes all the way. (View, target, the target's statement)."""
+    seen = {(database, migration.creates) for migration in read(layout)}
+    tables = set(seen)
     while tables:
         views = _views_on(client, tables) - seen
         seen |= views
@@ -211,13 +212,13 @@ def _other_views(
             if found is None:
                 continue
             target, statement = found
-            yield from _target_differences(view, target, statement, defaults)
+            yield view, target, statement
             tables.add(target)
         tables -= seen
         seen |= tables
 
 
-def _views_on(client: Client, tables: set[tuple[str, str]]) -> set[tuple[str, str]]:
+def _views_on(client: Client, tables: set[Name]) -> set[Name]:
     rows = client.query(
         "SELECT DISTINCT v.1, v.2 FROM system.tables ARRAY JOIN "
         "arrayZip(dependencies_database, dependencies_table) AS v "
@@ -227,7 +228,7 @@ def _views_on(client: Client, tables: set[tuple[str, str]]) -> set[tuple[str, st
     return {(str(database), str(name)) for database, name in rows}
 
 
-def _target(client: Client, database: str, name: str) -> tuple[tuple[str, str], str] | None:
+def _target(client: Client, database: str, name: str) -> tuple[Name, str] | None:
     """The table that an insert's blocks are written to by a view, with its statement."""
     found = _statement(client, database, name)
     # one that is refreshed reads its source when it likes, and gets no blocks

@@ -11,10 +11,10 @@ range of offsets, after a doubt:
    events may have expired.
 
 What cannot be rebuilt however often it is tried, because the tables are replicated or the events
-are gone, stays as it is, and is told (`Doubt`): a restore comes to an end. Each step can be done
-twice, so all of it can be run again after a crash anywhere. The inserts go straight into their
-tables, without a token: no other view fires on them, nothing is stamped, and nothing enters a
-deduplication log.
+are gone, stays as it is, and is told (`Doubt`), and so are views that are not the layout's: a
+restore comes to an end. Each step can be done twice, so all of it can be run again after a crash
+anywhere. The inserts go straight into their tables, without a token: no other view fires on them,
+nothing is stamped, and nothing enters a deduplication log.
 
 A range is taken out in an order that a crash cannot hide:
 
@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from schemas.check import other_targets
 from schemas.connection import SchemaError
 from schemas.hold import Database
 from schemas.layout import literal
@@ -134,32 +135,40 @@ def restore(
     seconds: float,
     topic: str = "",
     counted: Collection[str] = (),
+    last: bool = False,
 ) -> Restored:
     """Make ledger, sessions and sums agree with `events`, for the batches that share an offset with
-    the span, and for the sums of ClickHouse `partitions`, but those that others have just `counted`
-    again.
+    the span, and for the sums of ClickHouse `partitions`, within `seconds` each, but those that
+    others have just `counted` again.
 
-    `topic`: the name for ledger rows where no other row of the topic has it. Raises as `rebuild`,
-    but for what is `Refused`.
+    `topic`: the name for ledger rows where no other row of the topic has it. `last`: what cannot be
+    rebuilt is a doubt, whatever the reason. Raises as `rebuild`, but for what is `Refused`, and
+    only after all that can be rebuilt was.
     """
-    until = uptime_clock() + seconds
     server = Database(client, database)
     written = _complete_ledger(server, span, topic)
     events = _add_sessions(server, span.overlapping)
     rebuilt: list[Rebuilt] = []
-    doubts: list[Doubt] = []
-    for each in sorted(set(partitions)):
+    wanted = sorted(set(partitions))
+    doubts = list(_in_other_views(server, span, wanted))
+    failed: SchemaError | None = None
+    for each in wanted:
         if each in counted:
             continue
         try:
-            done = rebuild(client, database, each, seconds=until - uptime_clock(), whole_days=True)
-        except Refused as refused:
-            doubts.append(Doubt(each, SUMMED, str(refused), _by_hand(each)))
+            done = rebuild(client, database, each, seconds=seconds, whole_days=True)
+        except SchemaError as error:
+            if last or isinstance(error, Refused):
+                doubts.append(Doubt(each, SUMMED, str(error), _by_hand(each)))
+            else:
+                failed = failed or error
             continue
         if done.holds:
             rebuilt.append(done)
         if done.kept:
             doubts += _in_kept_days(server, span, each, done.kept)
+    if failed is not None:
+        raise failed
     return Restored(written, events, tuple(rebuilt), tuple(doubts))
 
 
@@ -211,6 +220,21 @@ def _by_hand(partition: str) -> str:
         "stop every consumer with SIGTERM, and see that it ended by itself; then run what "
         f"penstock-schemas rebuild --partition {partition} --by-hand prints"
     )
+
+
+def _in_other_views(server: Database, span: Span, partitions: Sequence[str]) -> Iterator[Doubt]:
+    """Views that are not of a layout fire on what is inserted, and on nothing else: of a batch that
+    landed before its views, or in part, they may lack rows, and which nobody can tell."""
+    if not partitions:
+        return
+    names = tuple(".".join(view) for view, _, _ in other_targets(server.client, server.name))
+    if names:
+        yield Doubt(
+            ", ".join(partitions),
+            names,
+            f"views that are not of the layout may lack rows of {span}",
+            "make the tables that they write to again from events",
+        )
 
 
 def _in_kept_days(

@@ -256,7 +256,7 @@ SETTINGS: tuple[Setting, ...] = (
         900,
         10,
         86_400,
-        "after a doubt: bring a range's views up to the table within",
+        "after a doubt: bring a month of the views up to the table within",
     ),
     Setting(
         "LOG_LEVEL",

@@ -104,7 +104,14 @@ class _Table:
         return answer
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
+        self,
+        source: Source,
+        first: int,
+        end: int,
+        partitions: frozenset[str],
+        asked_ms: int,
+        *,
+        last: bool = False,
     ) -> Restored | ReadFailed:
         answer = self._server.ask(Restore(first, end, partitions), source)
         assert isinstance(answer, Restored | ReadFailed)

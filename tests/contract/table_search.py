@@ -100,7 +100,14 @@ class _Table:
         return answer
 
     def restore(
-        self, source: Source, first: int, end: int, partitions: frozenset[str], asked_ms: int
+        self,
+        source: Source,
+        first: int,
+        end: int,
+        partitions: frozenset[str],
+        asked_ms: int,
+        *,
+        last: bool = False,
     ) -> Restored | ReadFailed:
         job = Job(True, restore=Restore(first, end, partitions))
         server = self._server

@@ -215,7 +215,7 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "mend-unannounced", 24, "each piece of a mend is announced by its mark",
         _PARTITION,
-        "return self._announce(_Flight(batch, self._mending_mark(now), body=batch), now)",
+        "return self._announce(_Flight(batch, mark, body=batch, read_rows=read_rows), now)",
         "return self._prepare(batch, None, now)",
         "test_mending.py::test_a_long_gap_is_mended_in_pieces_each_announced_by_the_mark",
     ),
@@ -225,6 +225,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "        return self._announce(_Flight(None, self._mending_mark(now)), now)\n",
         "        self.phase = Phase.RESTORING\n        return [self._restoring(self._mending)]\n",
         "test_mending.py::test_a_restore_has_no_deadline_but_waits_for_the_answer_to_its_mark",
+    ),
+    mutant(
+        "read-again-for-each-plan", 0, "the text of a replay is kept while it is planned again",
+        _PARTITION,
+        "                self._text = batch, replay\n",
+        "                pass\n",
+        "test_planning.py::test_the_text_of_a_replay_is_not_read_again_for_a_new_plan",
+    ),
+    mutant(
+        "share-of-what-is-missing", 0, "in a mend the share is one of all lines that were read",
+        _PARTITION,
+        "_Flight(batch, mark, body=batch, read_rows=read_rows)",
+        "_Flight(batch, mark, body=batch, read_rows=batch.rows)",
+        "test_bad_rows.py::test_in_a_mend_the_share_is_one_of_all_lines_that_were_read",
+    ),
+    mutant(
+        "all-replays-at-once", 0, "past the limit on memory one replay after another is read",
+        "consumer/assignment.py",
+        "            replaying = {most: replaying[most]}\n",
+        "            pass\n",
+        "test_assignment.py::test_past_the_limit_one_replay_after_another_is_read_to_its_end",
     ),
     mutant(
         "insert-before-the-answer", 0, "nothing is inserted before the prepare is answered",

@@ -213,9 +213,9 @@ PLAN = (
     mutant(
         "read-before-the-wait", 22, "what was read before the wait was over is not believed",
         _PARTITION,
-        "        judgement = judge(self._commit, self.source.topic_id)\n        found = plan(",
-        "        self._waited = now.seconds >= self._quiet_at\n"
-        "        judgement = judge(self._commit, self.source.topic_id)\n        found = plan(",
+        "        text, self._text = self._text, None\n",
+        "        text, self._text = self._text, None\n"
+        "        self._waited = now.seconds >= self._quiet_at\n",
         "test_planning.py::test_what_was_asked_before_the_wait_was_over_is_not_believed_after_it",
     ),
     mutant(

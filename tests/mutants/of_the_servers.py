@@ -14,6 +14,7 @@ _TABLE = "tests/integration/consumer/test_table.py::"
 _FOLDING = "tests/integration/consumer/test_coverage.py::"
 _PREFLIGHT = "tests/integration/consumer/test_preflight.py::"
 _REBUILDING = "tests/integration/schemas/test_rebuild.py::"
+_EXPIRY = "tests/integration/schemas/test_expiry.py::"
 _MENDING = "tests/integration/front/test_mending_rules.py::"
 _HTTP = "tests/integration/front/test_http.py::"
 
@@ -228,8 +229,8 @@ PREFLIGHT = (
     _mutant(
         "window-of-a-strangers-target", 4, "so does any other target of a view on our tables",
         _CHECK,
-        "    found.extend(_other_views(client, name, ours, defaults))\n",
-        "",
+        "        found.extend(_target_differences(view, target, statement, defaults))\n",
+        "        pass\n",
         f"{_PREFLIGHT}test_a_window_of_a_target_that_somebody_added",
         f"{_PREFLIGHT}test_a_window_at_the_end_of_a_chain",
         also="ValueError",
@@ -270,9 +271,37 @@ REBUILDS = (
     _mutant(
         "sums-are-left", 23, "a restore rebuilds the sums",
         _RESTORE,
-        "    for each in sorted(set(partitions)):\n",
-        "    for each in sorted(set(partitions))[:0]:\n",
+        "    for each in wanted:\n",
+        "    for each in wanted[:0]:\n",
         f"{_REBUILDING}test_restore_mends_what_hangs_on_the_rows",
+    ),
+    _mutant(
+        "kept-days-are-counted", 23, "sums of days whose events may have expired are kept",
+        _REBUILD,
+        "        kept = ending.days\n",
+        "        pass\n",
+        f"{_EXPIRY}test_the_other_days_are_counted_and_these_kept",
+    ),
+    _mutant(
+        "kept-beside-another", 23, "and read again where another rebuild was at work",
+        "schemas/rebuilds.py",
+        "    return bool(rows[0][0])\n",
+        "    return False\n",
+        f"{_EXPIRY}test_days_that_another_rebuild_may_have_made_right_are_read_again",
+    ),
+    _mutant(
+        "kept-cures-the-cut-off", 23, "a rebuild in part cures none that was cut off",
+        "schemas/rebuilds.py",
+        "f\"AND arrayExists(t -> endsWith(t, '{_PARTLY}'), tables))) \"",
+        '"AND 0)) "',
+        f"{_EXPIRY}test_what_was_kept_may_have_been_left_wrong_before",
+    ),
+    _mutant(
+        "restore-without-an-end", 23, "what cannot be rebuilt is left in the last try",
+        _RESTORE,
+        "            if last or isinstance(error, Refused):\n",
+        "            if isinstance(error, Refused):\n",
+        f"{_TABLE}test_what_cannot_be_rebuilt_is_left_in_the_last_try_and_not_before",
     ),
     _mutant(
         "ledger-is-left", 20, "a restore writes the ledger's rows that are missing",

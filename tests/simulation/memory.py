@@ -3,7 +3,7 @@
 A partition holds the texts of its batches: the one that fills, those that wait, and the one in
 flight. While lines are set aside there is more beside that one: the letters, and what is written
 anew of the rest, neither of them more than the batch. A piece of a mend that is sifted is one batch
-too.
+too, and so is the text of a replay that is kept while it is planned again.
 
 With a limit on what all partitions of a consumer hold together:
 
@@ -12,7 +12,8 @@ With a limit on what all partitions of a consumer hold together:
   more than one ahead of the one in flight;
 - so what was read on, past all that had been announced, is never more than the limit and one fetch
   of each partition;
-- a partition that plans, waits, has stopped or is leaving holds nothing.
+- a partition that waits, has stopped or is leaving holds nothing, and one that plans nothing but
+  that text.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _EMPTY_HANDED = frozenset({Phase.PLANNING, Phase.WAITING, Phase.HALTED, Phase.LE
 
 class Held(NamedTuple):
     """Bytes. `fresh`: of batches that begin at or after what was announced before; `again`: of the
-    others; `beside`: letters, what is sent in place of a batch, and a piece that is sifted.
-    `waiting`: how many closed batches wait."""
+    others; `beside`: letters, and what is sent in place of a batch. `waiting`: how many closed
+    batches wait."""
 
     fresh: int
     again: int
@@ -48,6 +49,10 @@ def held(partition: Partition, announced_to: int = 0) -> Held:
     texts: list[tuple[int, Iterable[bytes]]] = [(b.first, b.chunks) for b, _ in state["_ready"]]
     if filling is not None:
         texts.append((filling.first, filling._chunks))
+    if sifting is not None:
+        texts.append((sifting.batch.first, sifting.batch.chunks))
+    if (kept := state["_text"]) is not None:
+        texts.append((kept[0].first, kept[0].chunks))
     beside: dict[int, bytes] = {}
     batch: Batch | None = None if flight is None else flight.batch
     if flight is not None and batch is not None:
@@ -56,8 +61,6 @@ def held(partition: Partition, announced_to: int = 0) -> Held:
         beside = {id(text): text for text in flight.body.chunks}
         beside |= {id(letter.value): letter.value for letter in flight.letters}
         beside = {at: beside[at] for at in beside.keys() - set(map(id, batch.chunks))}
-    if sifting is not None:
-        beside |= {id(text): text for text in sifting.batch.chunks}
     sizes = [(first < announced_to, sum(map(len, chunks))) for first, chunks in texts]
     return Held(
         fresh=sum(size for before, size in sizes if not before),
@@ -70,9 +73,11 @@ def held(partition: Partition, announced_to: int = 0) -> Held:
 def wrong_in(partition: Partition, found: Held) -> str:
     """What a single partition may never hold; empty where nothing is wrong."""
     flight = vars(partition)["_flight"]
-    if partition.phase in _EMPTY_HANDED and found.batches + found.beside:
+    kept = vars(partition)["_text"] if partition.phase is Phase.PLANNING else None
+    may = 0 if kept is None else kept[0].size_bytes
+    if partition.phase in _EMPTY_HANDED and found.batches + found.beside > may:
         return f"holds {found.batches + found.beside} bytes while {partition.phase.value}"
-    if flight is not None and flight.batch is not None and vars(partition)["_sifting"] is None:
+    if flight is not None and flight.batch is not None:
         size = sum(map(len, flight.batch.chunks))
         if found.beside > 2 * size:
             return f"holds {found.beside} bytes beside its batch of {size}"

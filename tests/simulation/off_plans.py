@@ -152,7 +152,7 @@ def a_piece_is_announced_like_a_batch(patch: pytest.MonkeyPatch) -> None:
     """By an intent for itself: nothing says any more that a mend is under way."""
     prepare = Partition._prepare
 
-    def plain(self: Partition, batch: Any, now: Now) -> list[Command]:
+    def plain(self: Partition, batch: Any, read_rows: int, now: Now) -> list[Command]:
         return prepare(self, batch, None, now)
 
     patch.setattr(Partition, "_prepare_piece", plain)

@@ -9,7 +9,15 @@ import pytest
 
 from consumer.batch import Batch, Filling, Records
 from consumer.clickhouse import ClickHouseTable
-from consumer.commands import CoverageRead, Isolated, Outcome, Restored, Sifted, StampsRead
+from consumer.commands import (
+    CoverageRead,
+    Isolated,
+    Outcome,
+    ReadFailed,
+    Restored,
+    Sifted,
+    StampsRead,
+)
 from consumer.config import consumer_settings
 from consumer.ledger import ROWS_VERSION, Intent, Source, token
 from consumer.runner import clock
@@ -317,6 +325,59 @@ def test_sums_that_are_left_in_doubt_are_counted_and_told(
     assert doubted == [1], "once a mend"
     told = [record.getMessage() for record in caplog.records]
     assert told == ["sums may be wrong and are left as they are"] * 2
+
+
+def test_what_cannot_be_rebuilt_is_left_in_the_last_try_and_not_before(
+    clickhouse_with_schema: ClickHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A partition does not wait for ever for sums: the other month's are made right each time."""
+    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url})
+    doubted: list[int] = []
+    table = ClickHouseTable(consumer_settings(values), clock, lambda: doubted.append(1))
+    client = clickhouse_with_schema.client()
+    land(table, batch(0, event(1, _JANUARY, 1), event(2, _FEBRUARY, 1)))
+    client.command("TRUNCATE TABLE sessions_daily")
+    client.command("DROP VIEW pages_daily_mv")
+    months, asked_ms = frozenset({"202601", "202602"}), int(time.time() * 1000)
+    failed = table.restore(_SOURCE, 0, 2, months, asked_ms)
+    assert isinstance(failed, ReadFailed)
+    assert failed.spent
+    assert "pages_daily_mv is missing" in failed.why
+    assert doubted == []
+    assert table.restore(_SOURCE, 0, 2, months, asked_ms, last=True) == Restored()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["sums may be wrong and are left as they are"] * 2
+    assert doubted == [1]
+    away = ClickHouseTable(
+        consumer_settings(
+            load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": "http://127.0.0.1:9/x"})
+        ),
+        clock,
+    )
+    unheard = away.restore(_SOURCE, 0, 2, months, asked_ms, last=True)
+    assert isinstance(unheard, ReadFailed)
+    assert not unheard.spent, "the server was not there"
+
+
+def test_views_of_others_may_lack_rows_after_a_doubt_and_that_is_told(
+    clickhouse_with_schema: ClickHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url})
+    table = ClickHouseTable(consumer_settings(values), clock)
+    client = clickhouse_with_schema.client()
+    client.command(
+        "CREATE TABLE mine (id UUID) ENGINE = MergeTree ORDER BY id "
+        "SETTINGS non_replicated_deduplication_window = 4"
+    )
+    client.command("CREATE MATERIALIZED VIEW mine_mv TO mine AS SELECT id FROM events")
+    land(table, batch(0, event(1, _JANUARY, 1)))
+    read = table.coverage(_SOURCE, 0, None, whole=True)
+    assert isinstance(read, CoverageRead)
+    assert read.coverage.window_entries == 4, "a replay must find its token there as well"
+    months = frozenset({"202601"})
+    assert table.restore(_SOURCE, 0, 1, months, int(time.time() * 1000)) == Restored()
+    (told,) = caplog.records
+    assert "views that are not of the layout may lack rows of [0, 1)" in str(vars(told))
 
 
 def test_a_line_whose_id_is_none_is_in_no_table(table: ClickHouseTable) -> None:

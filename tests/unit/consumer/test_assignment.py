@@ -179,6 +179,23 @@ def test_a_replay_is_not_paused_while_its_range_is_being_read() -> None:
     assert assignment.fetched() == frozenset()
 
 
+def test_past_the_limit_one_replay_after_another_is_read_to_its_end() -> None:
+    """All of them at once are as many announced batches as there were other owners."""
+    assignment = sharing(buffer_bytes=1000)
+    for number in range(5):
+        owned(assignment, number, committed(intent(0, 4, at=990)))
+    for number in range(5):
+        assignment.records(number, text(0, 201 if number == 2 else 200), NOW)
+    assert assignment.fetched() == {2}
+    assignment.records(2, text(1, 500), NOW)
+    assert assignment.fetched() == {2}
+    assignment.records(2, records(2, 4), NOW)
+    assert assignment.fetched() == {0}, "its range is whole: the next one"
+    assignment.drop(0)
+    assignment.drop(2)
+    assert assignment.fetched() == {1, 3, 4}
+
+
 def test_a_partition_is_held_for_its_own_ready_batches_until_it_is_drained() -> None:
     assignment = sharing(buffer_bytes=10_000)
     one, _ = owned(assignment, 1), owned(assignment, 2)

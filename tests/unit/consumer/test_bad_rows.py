@@ -402,6 +402,28 @@ def test_a_bad_line_among_what_is_missing_is_set_aside_within_its_piece() -> Non
     assert (sent.token, list(sent.batch.lines())) == (token, [line(1)])
 
 
+def test_in_a_mend_the_share_is_one_of_all_lines_that_were_read() -> None:
+    """What is missing of batches that landed is often their bad lines alone."""
+    owner = Owner(limits=FEW)
+    landed = [replace(covered(n, n + 8), expected_rows=8, listed_rows=5) for n in (0, 8, 16)]
+    owner.begin(committed(mark(0, 24)))
+    owner.covers(*landed)
+    owner.after(QUIET_SECONDS)
+    owner.on(CommitRead(committed(mark(0, 24))))
+    owner.covers(*landed)
+    for first in (0, 8, 16):
+        assert kinds(owner.read(first, first + 8)) == [Sift.__name__]
+        assert owner.partition.buffered_bytes == batch(first, first + 8).size_bytes
+        missing = batch(first, first + 8).only([n in (3, 4, 5) for n in range(8)])
+        owner.on(Sifted(missing, frozenset({"202601"})))
+        owner.answered()
+        owner.inserted(Outcome.REFUSED)
+        bad = tuple(letter(first + n) for n in (3, 4, 5))
+        assert kinds(owner.on(Isolated(bad))) == ["WriteLetters"], first
+        owner.on(LettersWritten())
+    assert owner.partition.phase is not Phase.HALTED
+
+
 # --- too many -----------------------------------------------------------------------------------
 
 FEW = replace(LIMITS, bad_share=0.5, bad_window_rows=8)

@@ -31,6 +31,7 @@ from tests.unit.consumer.owner import (
     QUIET_SECONDS,
     TOPIC_ID,
     Owner,
+    batch,
     committed,
     coverage,
     covered,
@@ -347,6 +348,38 @@ def test_a_replay_that_took_too_long_to_read_is_planned_again() -> None:
     assert owner.on(CommitRead(committed(intent(0, 4, at=990)))) == [
         ReadCoverage(0, ms(990), whole=False)
     ]
+
+
+def slowly_read() -> Owner:
+    """A replay of [0, 4) whose text took longer to read than its plan is believed."""
+    note = intent(0, 4, at=990)
+    owner = Owner.replaying(note)
+    owner.at += 30.1
+    owner.read(0, 4)
+    owner.on(CommitRead(committed(note)))
+    return owner
+
+
+def test_the_text_of_a_replay_is_not_read_again_for_a_new_plan() -> None:
+    """It would take as long again, and so for ever."""
+    owner = slowly_read()
+    assert owner.partition.buffered_bytes == batch(0, 4).size_bytes
+    commands = owner.covers()
+    assert [c for c in commands if isinstance(c, Fetch)] == [Fetch(4)]
+    assert kinds(commands) == ["Fetch", "SendCommit"]
+    assert owner.note == intent(0, 4, at=990)
+    owner.answered()
+    assert only(owner.inserted(), ReadStamps).batch == batch(0, 4)
+
+
+def test_where_the_new_plan_is_another_the_text_is_let_go() -> None:
+    owner = slowly_read()
+    owner.partition.on(CoverageRead(coverage(entries=1_000_000)), owner.now)
+    assert owner.partition.phase is Phase.WAITING
+    assert owner.partition.buffered_bytes == 0
+    owner.after(QUIET_SECONDS)
+    owner.on(CommitRead(committed(intent(0, 4, at=990))))
+    assert only(owner.covers(), Fetch) == Fetch(0)
 
 
 def test_many_replays_do_not_read_on_while_one_is_ready() -> None:
