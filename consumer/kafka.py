@@ -18,11 +18,19 @@ Facts this adapter stands on:
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from consumer import kafka_client
 from consumer.batch import Records
@@ -106,6 +114,8 @@ class KafkaLog:
         self._owned: dict[int, int] = {}  # partition -> where reading goes on, as far as known
         self._paused: set[int] = set()
         self._messages = _LEAST_MESSAGES
+        self._aside: Consumer | None = None
+        self._aside_lock = threading.Lock()
         self._broken: str | None = None
         self._trouble: int | None = None  # the code of the error that was logged last
 
@@ -269,11 +279,18 @@ class KafkaLog:
             self._listener.answered(offset.partition, told)
 
     def committed(self, partition: int) -> Commit:
-        return self._commits([TopicPartition(self._topic, partition)])[partition]
-
-    def _commits(self, partitions: list[TopicPartition]) -> dict[int, Commit]:
         assert self._consumer is not None
-        return kafka_client.commits(self._consumer, partitions)
+        places = [TopicPartition(self._topic, partition)]
+        return kafka_client.commits(self._consumer, places)[partition]
+
+    def read_commit(self, partition: int) -> Commit:
+        with self._aside_lock:
+            if self._aside is None:  # of no membership: never closed while a thread asks it
+                self._aside = Consumer(
+                    kafka_client.reading(self._settings), logger=kafka_client.library_log
+                )
+            places = [TopicPartition(self._topic, partition)]
+            return kafka_client.commits(self._aside, places)[partition]
 
     # --- callbacks ---------------------------------------------------------------------------
 
@@ -287,12 +304,16 @@ class KafkaLog:
             self._listener.assigned({})
             return
         try:
-            commits = self._commits(partitions)
+            commits = kafka_client.commits_or_why(consumer, partitions)
         except LogError as error:
             self._broken = f"reading the commits of an assignment: {error}"
             self._take(consumer, [])
             return
-        starts = {p: judge(c, self._identity[1]).start for p, c in commits.items()}
+        starts = {
+            # without a commit it is paused, and read from where its plan says
+            p: OFFSET_END if isinstance(c, LogError) else judge(c, self._identity[1]).start
+            for p, c in commits.items()
+        }
         self._take(consumer, [TopicPartition(self._topic, p, o) for p, o in starts.items()])
         consumer.pause([TopicPartition(self._topic, p) for p in starts])
         self._owned.update(starts)

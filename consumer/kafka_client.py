@@ -23,6 +23,8 @@ from consumer.recovery import Commit
 from schemas.logs import Sparing
 
 CALL_SECONDS = 10.0
+_ENDS_SECONDS = 5.0
+_UNHEARD = 3  # partitions that are waited for, of those asked for at once
 
 library_log = logging.getLogger("consumer.librdkafka")
 library_log.addFilter(Sparing())
@@ -93,14 +95,49 @@ def topic_id(admin: AdminClient, topic: str, cluster_id: str) -> str:
 def commits(consumer: Consumer, partitions: Sequence[TopicPartition]) -> dict[int, Commit]:
     """The group's commit and the log's ends, by partition. Raises LogError."""
     found = {}
-    with as_log_error():
-        for commit in consumer.committed(list(partitions), timeout=CALL_SECONDS):
-            if commit.error is not None:
-                raise LogError(f"Kafka: {commit.error.str()}")
-            ends = consumer.get_watermark_offsets(commit, timeout=CALL_SECONDS)
-            offset = None if commit.offset == OFFSET_INVALID else commit.offset
-            found[commit.partition] = Commit(offset, commit.metadata, *ends)
+    for number, commit in commits_or_why(consumer, partitions).items():
+        if isinstance(commit, LogError):
+            raise commit
+        found[number] = commit
     return found
+
+
+def commits_or_why(
+    consumer: Consumer, partitions: Sequence[TopicPartition]
+) -> dict[int, Commit | LogError]:
+    """As `commits`, but a partition of which nothing can be heard, because it has no leader say,
+    is not all others' trouble. Raises LogError when the group's coordinator does not answer."""
+    found: dict[int, Commit | LogError] = {}
+    unheard = 0
+    with as_log_error():
+        listed = consumer.committed(list(partitions), timeout=CALL_SECONDS)
+    for commit in listed:
+        number = commit.partition
+        if commit.error is not None:
+            found[number] = LogError(f"Kafka: {commit.error.str()}")
+            continue
+        if unheard >= _UNHEARD:  # these are asked for again, each by itself
+            found[number] = LogError(f"Kafka: no answer about {unheard} partitions before this one")
+            continue
+        try:
+            ends = _ends(consumer, commit)
+        except KafkaException as error:
+            unheard += 1
+            found[number] = LogError(f"Kafka: the log's ends: {error.args[0].str()}")
+            continue
+        offset = None if commit.offset == OFFSET_INVALID else commit.offset
+        found[number] = Commit(offset, commit.metadata, *ends)
+    return found
+
+
+def _ends(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """A client remembers that a partition had no leader, and does not look again by itself."""
+    try:
+        ends = consumer.get_watermark_offsets(place, timeout=_ENDS_SECONDS)
+    except KafkaException:
+        consumer.list_topics(place.topic, timeout=_ENDS_SECONDS)
+        ends = consumer.get_watermark_offsets(place, timeout=_ENDS_SECONDS)
+    return int(ends[0]), int(ends[1])
 
 
 def members(admin: AdminClient, group: str) -> int:

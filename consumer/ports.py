@@ -33,11 +33,12 @@ class LogError(Exception):
 class Listener:
     """What a log calls from within `fetch` and `leave`, on the thread that called those.
 
-    `assigned` gets each new partition with its commit; `revoked` those that are given up when it
+    `assigned` gets each new partition with its commit, or why that could not be read yet;
+    `revoked` those that are given up when it
     returns; `lost` those that were taken; `answered` the answer to a commit by partition.
     """
 
-    assigned: Callable[[Mapping[int, Commit]], None]
+    assigned: Callable[[Mapping[int, Commit | LogError]], None]
     revoked: Callable[[Iterable[int]], None]
     lost: Callable[[Iterable[int]], None]
     answered: Callable[[int, CommitAnswered], None]
@@ -72,7 +73,11 @@ class Log(Protocol):
         """Send a commit. Its answer comes through the listener; a failure to send is one."""
 
     def committed(self, partition: int) -> Commit:
-        """Kafka's commit and the log's ends. Raises LogError."""
+        """Kafka's commit and the log's ends, asked behind all that was committed. Raises
+        LogError."""
+
+    def read_commit(self, partition: int) -> Commit:
+        """The same, from any thread and beside the poll loop. Raises LogError."""
 
     def lag(self, partition: int, position: int) -> int | None:
         """Records after `position`, as last heard from the broker."""

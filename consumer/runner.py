@@ -104,6 +104,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(settings.insert_threads, thread_name_prefix="insert")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
         self._restorer = ThreadPoolExecutor(1, thread_name_prefix="restore")
+        self._committed = ThreadPoolExecutor(1, thread_name_prefix="commits")
         self._topic = TopicWatch(
             log_port.topic_id, lambda partition, event: self._answers.put((partition, event))
         )
@@ -185,6 +186,7 @@ class Runner:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._readers.shutdown(wait=False, cancel_futures=True)
             self._restorer.shutdown(wait=False, cancel_futures=True)
+            self._committed.shutdown(wait=False, cancel_futures=True)
             self._topic.close()
 
     def _consume(self) -> None:
@@ -268,7 +270,7 @@ class Runner:
 
     # --- what the log calls --------------------------------------------------------------------
 
-    def _assigned(self, commits: Mapping[int, Commit]) -> None:
+    def _assigned(self, commits: Mapping[int, Commit | LogError]) -> None:
         now = self._now()
         self._member = True
         self._metrics.rebalances.labels("assigned").inc()
@@ -276,7 +278,12 @@ class Runner:
             partition = Partition(self._log.source(number), self._settings.limits, now)
             self._assignment.add(partition)
             self._fresh.add(partition)
-            self._pending += [(partition, command) for command in partition.begin(commit, now)]
+            begun = (
+                partition.on(ReadFailed(str(commit)), now)  # it is read again, by and by
+                if isinstance(commit, LogError)
+                else partition.begin(commit, now)
+            )
+            self._pending += [(partition, command) for command in begun]
         if commits:
             fact(log, logging.INFO, "partitions assigned", partitions=sorted(commits))
 
@@ -345,7 +352,8 @@ class Runner:
                 case Fetch(offset):
                     self._log.read_from(number, offset)
                 case ReadCommit():
-                    self._answers.put((partition, self._read_commit(number)))
+                    self._ask(partition, partial(self._read_commit, number),
+                              pool=self._committed, of_clickhouse=False)  # fmt: skip
                 case ReadCoverage(offset, since_ms, whole):
                     coverage = partial(self._table.coverage, partition.source, offset, since_ms)
                     self._ask(partition, partial(coverage, whole=whole))
@@ -379,7 +387,7 @@ class Runner:
 
     def _read_commit(self, number: int) -> Event:
         try:
-            return CommitRead(self._log.committed(number))
+            return CommitRead(self._log.read_commit(number))
         except LogError as error:
             return ReadFailed(str(error))
 

@@ -23,7 +23,7 @@ from consumer.clickhouse import ClickHouseTable
 from consumer.commands import CommitAnswered, InsertAnswered, Outcome
 from consumer.kafka import KafkaLog
 from consumer.ledger import decode
-from consumer.ports import Listener
+from consumer.ports import Listener, LogError
 from consumer.recovery import Commit
 from tests.chaos.cuts import CALLS, LETTERS, Passing
 
@@ -41,7 +41,7 @@ class LogWithCuts(KafkaLog):
         self._kinds: dict[str, str] = {}
 
     def join(self, listener: Listener) -> None:
-        def assigned(commits: Mapping[int, Commit]) -> None:
+        def assigned(commits: Mapping[int, Commit | LogError]) -> None:
             listener.assigned(commits)
             if commits:
                 passes("assigned")
@@ -70,8 +70,8 @@ class LogWithCuts(KafkaLog):
         super().commit(partition, offset, metadata)
         passes(f"{kind}: sent")
 
-    def committed(self, partition: int) -> Commit:
-        found = super().committed(partition)
+    def read_commit(self, partition: int) -> Commit:
+        found = super().read_commit(partition)
         passes("commit read")
         return found
 

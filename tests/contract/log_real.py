@@ -36,7 +36,7 @@ class RealMember:
         self._position = 0
         self.log.join(Listener(self._assigned, self._given_up, self._given_up, self._answered))
 
-    def _assigned(self, commits: Mapping[int, Commit]) -> None:
+    def _assigned(self, commits: Mapping[int, Commit | LogError]) -> None:
         self.owned |= commits.keys()
 
     def _given_up(self, numbers: Iterable[int]) -> None:

@@ -8,7 +8,7 @@ from confluent_kafka import TopicPartition
 
 from consumer.config import consumer_settings
 from consumer.kafka import KafkaLog
-from consumer.ports import Listener
+from consumer.ports import Listener, LogError
 from consumer.recovery import Commit
 from schemas.settings import load
 
@@ -28,7 +28,7 @@ class Closing:
 
 
 def test_what_is_assigned_while_leaving_is_not_taken() -> None:
-    told: list[Mapping[int, Commit]] = []
+    told: list[Mapping[int, Commit | LogError]] = []
     log = KafkaLog(consumer_settings(load("consumer", None, {})))
     log._listener = Listener(told.append, lambda _: None, lambda _: None, lambda _, event: None)
     client = Closing(log)

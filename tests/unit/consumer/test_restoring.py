@@ -23,10 +23,14 @@ class Table:
         return self._answers.pop(0)
 
 
+class Owned:
+    source = "its source"
+
+
 def test_it_is_asked_for_once_and_left_after_tries_that_were_whole_ones() -> None:
     away, spent = ReadFailed("away"), ReadFailed("time is over", spent=True)
     table = Table(away, spent, away, spent, spent, away, Restored())
-    partition = SimpleNamespace(source="its source")
+    partition = Owned()
     asked = _Asked(_COMMAND, 1_000)
     runner: Any = SimpleNamespace(_table=table, _restores={"another": asked})
     answers = [Runner._restore(runner, partition, asked) for _ in range(7)]  # type: ignore[arg-type]
