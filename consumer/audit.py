@@ -87,6 +87,10 @@ class Asked:
         return self.partition in (None, partition)
 
 
+class NoPartition(Exception):
+    """Neither the topic nor the ledger has the partition that was asked for."""
+
+
 def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     """The command. Returns its exit code."""
     asked = Asked(partition=flags.partition)
@@ -99,6 +103,9 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     bar = Bar(sys.stderr)
     try:
         verdicts = audit(settings, asked, bar)
+    except NoPartition as error:
+        print(f"penstock-consumer: {error}", file=sys.stderr)
+        return 2
     except (LogError, ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"penstock-consumer: the audit was not done: {why}", file=sys.stderr)
@@ -112,11 +119,18 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
         print(json.dumps(as_json(settings.kafka_topic, verdicts), indent=2))
     else:
         show(settings.kafka_topic, verdicts)
+    if asked.ranged and not any(verdict.batches for verdict in verdicts):
+        print(
+            "penstock-consumer: no batch landed in that time: what should have is not looked for "
+            "there; without --from and --to all offsets are",
+            file=sys.stderr,
+        )
     return 1 if any(v.unexplained.total() for v in verdicts) else 0
 
 
 def audit(settings: ConsumerSettings, asked: Asked, bar: Bar) -> list[Verdict]:
-    """Raises LogError, the clients' errors, and orjson.JSONDecodeError for an answer cut short."""
+    """Raises NoPartition, LogError, the clients' errors, and orjson.JSONDecodeError for an answer
+    cut short."""
     log = Log(settings)
     client = None
     try:
@@ -140,6 +154,11 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     listed = tables.listed(asked.since_ms, asked.until_ms)
     ours = [found for found in listed if found.topic == settings.kafka_topic]
+    there = {*commits, *(found.partition for found in ours)}
+    if asked.partition is not None and asked.partition not in there:
+        raise NoPartition(
+            f"{settings.kafka_topic} has no partition {asked.partition}, and the ledger none of it"
+        )
     bar.begin(sum(f.parts for f in ours if asked.wants(f.partition)))
     causes = Causes(tables, log, looked=bar.looked)
     limits = settings.limits

@@ -161,6 +161,12 @@ def _settle(flags: argparse.Namespace, settings: ConsumerSettings, topic: Letter
         say(f"nothing to {flags.action}")
         return DONE
     say(_intended(replays, count, index, settings.kafka_topic))
+    most = settings.limits.bad_share * settings.limits.bad_window_rows
+    if replays and count > most:
+        say(
+            f"where the fix does not help, more than {most:g} of them can stop a partition "
+            "(PENSTOCK_BAD_SHARE): replay a few first (--limit), and see that they do not return"
+        )
     if flags.dry_run:
         return DONE
     if not flags.yes and not _agreed(flags.action):

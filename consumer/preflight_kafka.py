@@ -7,10 +7,13 @@ request says nothing about them, and then nothing is found; one that refuses us 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # it has no __all__
+    AclOperation,
     AdminClient,
     ConfigResource,
     TopicMetadata,
@@ -26,6 +29,8 @@ _HOUR_MS = 3_600_000
 # librdkafka's default for the largest answer it takes, and what an answer has around a record.
 _RECEIVE_BYTES = 100_000_000
 _AROUND_A_RECORD_BYTES = 512
+_AROUND_A_LETTER_BYTES = 8_192  # its headers: the error has 1 000 characters
+_METADATA_BYTES = 1_024  # more than any that we write with a commit
 
 Config = Mapping[str, str]
 
@@ -40,13 +45,17 @@ class Kafka:
 
 def look(settings: ConsumerSettings) -> Kafka:
     """Raises Away."""
+    admin = admin_client(settings)
+    dead = dead_letter_topic(settings.kafka_topic)
+    refused = tuple(_rights(settings, admin, dead))
     try:
         topic_identity(settings)
     except LogError as error:
+        if refused:
+            return Kafka(refused)
         if "does not exist" in str(error):
             return Kafka((_missing(settings, str(error)),))
         raise Away(str(error)) from error
-    admin = admin_client(settings)
     try:
         topics = admin.list_topics(timeout=CALL_SECONDS).topics
     except KafkaException as error:
@@ -55,14 +64,14 @@ def look(settings: ConsumerSettings) -> Kafka:
     asked = _Settings(admin)
     topic = asked.topic(settings.kafka_topic)
     found = [
+        *refused,
         *_partitions(settings, topics[settings.kafka_topic], joined),
         *_topic(settings, topic),
         *_durability(settings, topics[settings.kafka_topic], topic),
     ]
-    dead = dead_letter_topic(settings.kafka_topic)
     if dead in topics:
         found += _dead_letters(settings, asked.topic(dead), topic)
-    else:
+    elif not any(repr(dead) in each.what for each in refused):
         found.append(_no_dead_letters(settings, topic))
     leader = next((p.leader for p in topics[settings.kafka_topic].partitions.values()), -1)
     if leader >= 0:
@@ -111,6 +120,49 @@ _DENIED = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
+
+
+def _rights(settings: ConsumerSettings, admin: AdminClient, dead: str) -> Iterator[Finding]:
+    """What this user may not do, as far as the brokers say."""
+    for topic, wanted, without, refuses in (
+        (settings.kafka_topic, AclOperation.READ, "no event can be read", True),
+        (dead, AclOperation.WRITE, "one bad event makes its partition wait", False),
+    ):
+        asked = TopicCollection([topic])
+        answers = admin.describe_topics(
+            asked, include_authorized_operations=True, request_timeout=CALL_SECONDS
+        )
+        if _lacks(answers[topic], wanted):
+            yield _may_not(f"topic {topic!r}", "topic", topic, wanted, without, refuses)
+    group = settings.kafka_group
+    groups = admin.describe_consumer_groups(
+        [group], include_authorized_operations=True, request_timeout=CALL_SECONDS
+    )
+    if _lacks(groups[group], AclOperation.READ):
+        what = "no consumer can join it"
+        yield _may_not(f"group {group!r}", "group", group, AclOperation.READ, what, True)
+
+
+def _lacks(answer: Future[Any], wanted: AclOperation) -> bool:
+    """Whether it is sure that this may not be done. A broker without rights allows all; one that
+    does not know the request, or is away, says nothing."""
+    try:
+        allowed = answer.result().authorized_operations
+    except KafkaException as error:
+        return error.args[0].code() in _DENIED
+    return allowed is not None and wanted not in allowed
+
+
+def _may_not(
+    named: str, kind: str, name: str, wanted: AclOperation, without: str, refuses: bool
+) -> Finding:
+    operation = wanted.name.capitalize()
+    return Finding(
+        f"this user may not {operation} {named}: {without}",
+        f"kafka-acls.sh --add --allow-principal User:... --operation {operation} "
+        f"--operation Describe --{kind} {name}",
+        refuses,
+    )
 
 
 def _members(admin: AdminClient, group: str) -> int:
@@ -220,7 +272,7 @@ def _durability(
 
 def _no_dead_letters(settings: ConsumerSettings, topic: Config) -> Finding:
     dead, size = dead_letter_topic(settings.kafka_topic), int(topic.get("max.message.bytes", 0))
-    more = f" --config max.message.bytes={size}" if size else ""
+    more = f" --config max.message.bytes={size + _AROUND_A_LETTER_BYTES}" if size else ""
     return warning(
         f"topic {dead!r} does not exist: one event that ClickHouse refuses makes its partition "
         "wait, because there is no place to put it",
@@ -237,12 +289,13 @@ def _dead_letters(settings: ConsumerSettings, dead: Config, topic: Config) -> It
             "read again, listed or explain a gap may be gone",
             _alter(settings, name, "cleanup.policy=delete"),
         )
-    if int(dead.get("max.message.bytes", 0)) < int(topic.get("max.message.bytes", 0)):
+    takes, largest = (int(each.get("max.message.bytes", 0)) for each in (dead, topic))
+    if takes and largest and takes < largest + _AROUND_A_LETTER_BYTES:
         yield warning(
-            f"topic {name!r} takes records of {dead['max.message.bytes']} bytes and "
-            f"{settings.kafka_topic!r} of {topic['max.message.bytes']}: a bad event between the "
-            "two makes its partition wait",
-            _alter(settings, name, f"max.message.bytes={topic['max.message.bytes']}"),
+            f"topic {name!r} takes records of {takes} bytes, and {settings.kafka_topic!r} of "
+            f"{largest}, to which a letter adds why it was refused: a bad event of about that size "
+            "makes its partition wait",
+            _alter(settings, name, f"max.message.bytes={largest + _AROUND_A_LETTER_BYTES}"),
         )
     kept, wanted = int(dead.get("retention.ms", -1)), int(topic.get("retention.ms", -1))
     if kept >= 0 and (wanted < 0 or kept < wanted):
@@ -254,8 +307,15 @@ def _dead_letters(settings: ConsumerSettings, dead: Config, topic: Config) -> It
 
 
 def _broker(settings: ConsumerSettings, config: Config) -> Iterator[Finding]:
-    minutes = int(config.get("offsets.retention.minutes", 0))
-    if config and minutes < settings.worst_outage_hours * 60:
+    most = int(config.get("offset.metadata.max.bytes", _METADATA_BYTES))
+    if most < _METADATA_BYTES:
+        yield Finding(
+            f"the brokers take {most} bytes of metadata with a commit: there the consumers write "
+            "what they are about to insert, and each such commit would be refused",
+            "set offset.metadata.max.bytes=4096 in the brokers' server.properties",
+        )
+    minutes = int(config.get("offsets.retention.minutes", -1))
+    if 0 <= minutes < settings.worst_outage_hours * 60:
         wanted = max(10_080, round(settings.worst_outage_hours * 120))
         yield warning(
             f"the brokers forget the commits of an empty group after {minutes} minutes: after an "

@@ -106,6 +106,10 @@ class Rewind:
                 return {p: Wanted(to, exact=True) for p in commits}
             case (int() as time_ms,):
                 found = self.log.at_time(time_ms, commits)
+                if all(found[p] >= commit.high for p, commit in commits.items()):
+                    raise Refused(
+                        "no record was appended then or later: to go to the log's end, say latest"
+                    )
                 return {p: Wanted(offset, exact=False) for p, offset in found.items()}
             case _:
                 return {p: Wanted(commit.high, exact=False) for p, commit in commits.items()}

@@ -196,14 +196,15 @@ class Stack:
         """On a real broker: the topic and its dead letters, where they are missing."""
         client = AdminClient({**self._kafka_properties(), "log_level": 0})
         config = {"message.timestamp.type": "LogAppendTime"}
+        # Letters are kept, and are an event's size and its headers': what `check` asks for.
+        letters = config | {"retention.ms": "-1", "max.message.bytes": "1056780"}
         try:
             there = client.list_topics(timeout=15).topics
-            wanted = {self.topic: PARTITIONS, f"{self.topic}.dead": 1}
-            missing = [
-                NewTopic(name, partitions, config=config)
-                for name, partitions in wanted.items()
-                if name not in there
+            wanted = [
+                NewTopic(self.topic, PARTITIONS, config=config),
+                NewTopic(f"{self.topic}.dead", 1, config=letters),
             ]
+            missing = [topic for topic in wanted if topic.topic not in there]
             if missing:
                 for answer in client.create_topics(missing).values():
                     answer.result(30)

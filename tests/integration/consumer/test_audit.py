@@ -803,7 +803,27 @@ def test_one_partition(world: World) -> None:
     world.land(20, 30)
     world.commit(30)
     assert world.findings("--partition", "0") == [("gap", 10, 20, "", False)]
-    assert world.findings("--partition", "7") == []
+
+
+def complaint(world: World, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    parser = argparse.ArgumentParser()
+    audit.add_parser(parser.add_subparsers())
+    code = audit.run(parser.parse_args(["audit", *flags]), world.settings)
+    return code, capsys.readouterr().err
+
+
+def test_a_partition_that_there_is_not(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = complaint(world, capsys, "--partition", "7")
+    assert (code, "has no partition 7" in err) == (2, True)
+
+
+def test_that_nothing_landed_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.land_all()
+    world.commit(30)
+    then = ("--from", "2001-01-01", "--to", "2001-01-02T00:00:00Z")
+    code, err = complaint(world, capsys, *then)
+    assert (code, "no batch landed in that time" in err) == (0, True)
+    assert complaint(world, capsys, "--from", "2001-01-01") == (0, "")
 
 
 def test_a_range_that_is_none(world: World, capsys: pytest.CaptureFixture[str]) -> None:

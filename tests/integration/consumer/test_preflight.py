@@ -50,7 +50,8 @@ def about(findings: list[Finding], *words: str) -> Finding | None:
 
 def dead_of(kafka: Kafka, topic: str, **config: str) -> str:
     """The dead-letter topic as the preflight asks for it."""
-    return kafka.create_topic(1, f"{topic}.dead", retention_ms="-1", **config)
+    given = {"retention_ms": "-1", "max_message_bytes": "1056780", **config}
+    return kafka.create_topic(1, f"{topic}.dead", **given)
 
 
 def found_in(kafka: Kafka, topic: str, **more: str) -> list[Finding]:
@@ -106,7 +107,7 @@ def test_settings_of_the_topic(
     kafka: Kafka, config: dict[str, str], words: tuple[str, ...], refuses: bool
 ) -> None:
     topic = kafka.create_topic(4, **config)
-    dead_of(kafka, topic, max_message_bytes="99999999")
+    dead_of(kafka, topic, max_message_bytes="100008191")
     finding = about(found_in(kafka, topic), *words)
     assert finding is not None
     assert finding.refuses is refuses
@@ -116,7 +117,7 @@ def test_settings_of_the_topic(
 
 def test_a_larger_answer_is_the_other_mend(kafka: Kafka) -> None:
     topic = kafka.create_topic(max_message_bytes="99999999")
-    dead_of(kafka, topic, max_message_bytes="99999999")
+    dead_of(kafka, topic, max_message_bytes="100008191")
     (finding,) = (f for f in found_in(kafka, topic) if f.refuses)
     name, value = re.findall(r"PENSTOCK_(KAFKA__RECEIVE_MESSAGE_MAX_BYTES)=(\d+)", finding.mend)[0]
     assert not [f for f in found_in(kafka, topic, **{name: value}) if f.refuses]

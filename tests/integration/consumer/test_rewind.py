@@ -230,6 +230,8 @@ def test_what_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = world.rewind("--to", "451", "--yes")
     assert code == 1
     assert "451 is not in the log, which has [0, 450)" in err
+    code, _, err = world.rewind("--to", "2099-01-01T00:00:00Z", "--yes")
+    assert (code, "no record was appended then or later" in err) == (1, True)
     code, _, err = world.rewind("--to", "0", "--partition", "2", "--yes")
     assert code == 1
     assert "no partition 2" in err
