@@ -839,6 +839,8 @@ class Partition:
             why = f"a view threw on [{flight.batch.first}, {flight.batch.end}), tried before"
             return [*told, *self._doubted(why, now)]
         if isinstance(flight.note, Intent):
+            if now.seconds >= flight.deadline:  # the mark's own would hide how old the token is
+                return [*told, *self._past_the_deadline(flight, now)]
             return [*told, *self._mark_before_the_rest(flight, flight.note, now)]
         return [*told, *self._insert(now)]
 

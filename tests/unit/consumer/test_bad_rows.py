@@ -191,6 +191,16 @@ def thrown_on() -> Letter:
     return replace(letter(1, in_table=True), clickhouse_partition="202601")
 
 
+def test_where_a_view_threw_and_its_deadline_has_passed_there_is_no_mark() -> None:
+    """The mark has a deadline of its own, and the token may have left the window meanwhile."""
+    owner = refused()
+    owner.on(Isolated((thrown_on(),)))
+    owner.at += LIMITS.insert_deadline_seconds
+    commands = owner.on(LettersWritten())
+    assert kinds(commands) == ["Report", "Report", "ReadCommit"]
+    assert owner.partition.phase is Phase.PLANNING
+
+
 def test_where_a_view_throws_on_the_rest_too_there_is_one_mark() -> None:
     owner = refused()
     owner.on(Isolated((thrown_on(),)))
