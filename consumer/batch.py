@@ -179,13 +179,13 @@ class Filling:
         self._records: list[tuple[Sequence[int], Sequence[int]]] = []
         self._suspect = False
         self._unseen: list[bytes] = []  # by `_look`
-        self._unseen_rows = self._unseen_bytes = 0
+        self._unseen_bytes = 0
         self._digest = xxhash.xxh3_64()
         self._oldest_append_ms = 0
 
     def add(self, records: Records, now: float) -> None:
         """Take records that begin at or after `position`. `now` is a monotonic time in seconds."""
-        text, rows, sizes = join(records.values)
+        text, rows, sizes, tight = join(records.values)
         if self.position == self.first:
             self.began_at = now
         self.position = records.position
@@ -199,18 +199,18 @@ class Filling:
         self._chunks.append(text)
         self._records.append((records.offsets, sizes))
         self._suspect = self._suspect or max(sizes) > _RECORD_BYTES or not is_utf8(text)
-        self._unseen.append(text)
-        self._unseen_rows += rows
-        self._unseen_bytes += len(text)
-        if self._unseen_bytes > _LEAST_AT_ONCE:
-            self._look()
+        if not tight:
+            self._unseen.append(text)
+            self._unseen_bytes += len(text)
+            if self._unseen_bytes > _LEAST_AT_ONCE:
+                self._look()
         self.rows += rows
         self.size_bytes += len(text)
 
     def _look(self) -> None:
         text = b"\n".join(self._unseen)
-        self._suspect = self._suspect or not one_object_each(text, self._unseen_rows)
-        self._unseen, self._unseen_rows, self._unseen_bytes = [], 0, 0
+        self._suspect = self._suspect or not one_object_each(text)
+        self._unseen, self._unseen_bytes = [], 0
 
     @property
     def empty(self) -> bool:

@@ -29,11 +29,10 @@ _DELETES_NOTHING = re.compile(
 
 @dataclass(frozen=True)
 class Expiry:
-    """`rule`: the TTL as the server writes it, empty where none deletes rows. `timed`: it asks for
-    `created_at` alone. `days`: those of the month ('2026-11-01') that may lack events, in order."""
+    """`rule`: the TTL as the server writes it, empty where none deletes rows. `days`: those of the
+    month ('2026-11-01') that may lack events, in order."""
 
     rule: str
-    timed: bool
     days: tuple[str, ...]
 
 
@@ -41,7 +40,7 @@ def expiry(server: Database, partition: str, seconds: float) -> Expiry:
     """Of the month ('202611'), by now and for `seconds` to come."""
     rules = deleting(server)
     if not rules:
-        return Expiry("", timed=True, days=())
+        return Expiry("", days=())
     shown = ", ".join(rules)
     first, count = f"{partition[:4]}-{partition[4:]}-", _days_of(partition)
     over = " OR ".join(
@@ -57,8 +56,9 @@ def expiry(server: Database, partition: str, seconds: float) -> Expiry:
     except DatabaseError as error:
         if error.code in PASSING:
             raise
-        return Expiry(shown, timed=False, days=tuple(f"{first}{n:02}" for n in range(1, count + 1)))
-    return Expiry(shown, timed=True, days=tuple(str(day) for (day,) in found))
+        every = tuple(f"{first}{n:02}" for n in range(1, count + 1))
+        return Expiry(shown, days=every)  # it asks for more than the time
+    return Expiry(shown, days=tuple(str(day) for (day,) in found))
 
 
 def month_is_over(expired: Expiry, partition: str) -> bool:

@@ -117,9 +117,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_bad_rows.py::test_where_a_view_threw_after_an_attempt_of_which_the_end_is_not_known",
     ),
     mutant(
+        "marked-past-the-deadline", 12, "past its deadline, a batch that a view threw on is mended",
+        _PARTITION,
+        "            if now.seconds >= flight.deadline:  # the mark's own would",
+        "            if False:  # the mark's own would",
+        "test_bad_rows.py::test_where_a_view_threw_and_its_deadline_has_passed_there_is_no_mark",
+    ),
+    mutant(
         "any-line-is-one-object", 11, "a line that may not be one object makes its batch suspect",
         _BATCH,
-        "self._suspect = self._suspect or not one_object_each(text, self._unseen_rows)",
+        "self._suspect = self._suspect or not one_object_each(text)",
         "pass",
         "test_batch.py::test_a_line_that_may_not_be_one_object_is_looked_at_wherever_it_stands",
         "test_batch.py::test_one_object_over_several_lines_is_looked_at",

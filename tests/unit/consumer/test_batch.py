@@ -17,11 +17,11 @@ def filled(*fetches: Records, first: int = 0) -> Filling:
 
 
 def test_values_are_joined_by_one_line_feed() -> None:
-    assert join([b"a", b"b", b"c"]) == (b"a\nb\nc", 3, [1, 1, 1])
+    assert join([b"a", b"b", b"c"])[:3] == (b"a\nb\nc", 3, [1, 1, 1])
 
 
 def test_a_pack_of_several_lines_counts_as_so_many_rows() -> None:
-    assert join([b"a\nb", b"c"]) == (b"a\nb\nc", 3, [3, 1])
+    assert join([b"a\nb", b"c"])[:3] == (b"a\nb\nc", 3, [3, 1])
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_a_pack_of_several_lines_counts_as_so_many_rows() -> None:
     ],
 )
 def test_tombstones_and_blank_lines_are_skipped(values: list[bytes | None]) -> None:
-    text, rows, sizes = join(values)
+    text, rows, sizes = join(values)[:3]
     assert (text, rows) == (b"a\nb", 2)
     assert [size for size in sizes if size] in ([1, 1], [3])
 
 
 @pytest.mark.parametrize("values", [[], [None], [b""], [b"\n"], [None, b"\n\n", b""]])
 def test_without_a_line_there_is_no_text(values: list[bytes | None]) -> None:
-    assert join(values) == (b"", 0, [0] * len(values))
+    assert join(values)[:3] == (b"", 0, [0] * len(values))
 
 
 def test_a_batch_is_its_range_its_rows_and_the_digest_of_its_text() -> None:
@@ -309,9 +309,10 @@ def test_no_line_of_many_is_passed_over(at: int) -> None:
     assert fetched().close().suspect
 
 
-def test_line_feeds_that_stand_side_by_side_are_found_wherever_a_text_is_cut() -> None:
+@pytest.mark.parametrize("cut", [1 << 16, 1 << 17])
+def test_line_feeds_that_stand_side_by_side_are_found_wherever_a_text_is_cut(cut: int) -> None:
     """In a text of more than is looked at together."""
-    for size in range((1 << 17) - 3, (1 << 17) + 3):
+    for size in range(cut - 3, cut + 3):
         values = [sized(size) + b"\n", sized(9)]
-        assert join(values) == (sized(size) + b"\n" + sized(9), 2, [size, 9])
-        assert join([sized(size), sized(9)])[1] == 2
+        assert join(values)[:3] == (sized(size) + b"\n" + sized(9), 2, [size, 9])
+        assert join([sized(size), sized(9)]).rows == 2

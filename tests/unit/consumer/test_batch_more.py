@@ -23,7 +23,7 @@ def test_only_line_feeds_part_lines() -> None:
 
 
 def test_a_tombstone_changes_no_other_line() -> None:
-    text, rows, sizes = join([SPACED[0], None, b"\n" + SPACED[1] + b"\n", SPACED[2]])
+    text, rows, sizes, _ = join([SPACED[0], None, b"\n" + SPACED[1] + b"\n", SPACED[2]])
     assert text == b"\n".join(SPACED)
     assert rows == 4
     assert list(sizes) == [len(SPACED[0]), 0, len(SPACED[1]), len(SPACED[2])]
