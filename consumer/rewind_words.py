@@ -22,8 +22,8 @@ def intended(steps: Sequence[Step]) -> Iterator[str]:
     if months:
         rows = sum(step.rows for step in steps)
         yield (
-            f"{number(rows, 'row')} are removed in all, and the views of "
-            f"{number(len(months), 'ClickHouse partition')} rebuilt: {', '.join(months)}. Rows "
+            f"removed in all: {number(rows, 'row')}; rebuilt: the views of "
+            f"{number(len(months), 'ClickHouse partition')}, {', '.join(months)}. Rows "
             "that were erased from them come back with the log's records"
         )
 

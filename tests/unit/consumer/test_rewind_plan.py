@@ -146,7 +146,7 @@ def test_what_is_said_sums_up_what_is_removed() -> None:
     assert lines == [
         "partition 0: from 90, to 70: 2 batches of [70, 90), 20 rows in 2 ClickHouse partitions, "
         "are removed, and ingested again",
-        "20 rows are removed in all, and the views of 2 ClickHouse partitions rebuilt: 202611, "
+        "removed in all: 20 rows; rebuilt: the views of 2 ClickHouse partitions, 202611, "
         "202612. Rows that were erased from them come back with the log's records",
     ]
 
