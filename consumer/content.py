@@ -190,7 +190,7 @@ class Content:
             read = read_before(refusal)
             found = {read + index: fault for index, fault in faults(lines[read:])}
             if read and read not in found:  # what is wrong with that row is not for us to say
-                found = dict(faults(lines))
+                found |= faults(lines[:read])
             if not found:
                 named = unreadable(self._client, settings, lines, refusal)
                 found = {index: Fault("refused", why) for index, why in named.items()}

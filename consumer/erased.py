@@ -26,7 +26,7 @@ what comes back is taken out by the same deletion, given once more.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -34,11 +34,11 @@ import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
+from consumer.reading import ERRORS_ALLOWED, parts, structure
+from schemas.layout import literal
 from schemas.tables import EVENTS, LANDING
 
-_LINES_AT_ONCE = 1_000
-# A statement is short enough for the embedded front (1 MiB), also where each byte is escaped.
-_BYTES_AT_ONCE = 1 << 18  # of lines, and as much of conditions
+_AT_ONCE = 1_000  # lines, and as many conditions
 
 _LITERAL = r"'(?:[^'\\]|\\.)*'"
 _STAMPS = re.compile(r"\b_(topic_id|partition|first|end|epoch)\b")
@@ -65,8 +65,7 @@ _ELSEWHERE = re.compile(
 # Of the server as it is now, and not of a deletion: another try may help.
 _PASSING_CODES = frozenset({159, 202, 203, 209, 210, 241, 242, 319, 394, 425, 999})
 _READING = {
-    "input_format_allow_errors_num": 1 << 40,  # a line that cannot be read is nobody's
-    "input_format_allow_errors_ratio": 1.0,
+    **ERRORS_ALLOWED,  # a line that cannot be read is nobody's
     "input_format_skip_unknown_fields": 1,
     "input_format_parallel_parsing": 0,
 }
@@ -176,9 +175,9 @@ def look(
             looked.untold[each] = why
         else:
             told.append(each)
-    for some in _parts(lines) if told else ():
+    for some in parts(lines, _AT_ONCE) if told else ():
         text = _numbered(lines, came, some)
-        for several in _parts([each.condition for each in told]):
+        for several in parts([each.condition for each in told], _AT_ONCE):
             tried = told[several.start : several.stop]
             try:
                 found = _holds(client, rows, text, tried)
@@ -226,7 +225,7 @@ def _holds(client: Client, rows: str, text: str, told: Sequence[Deletion]) -> di
         f"(_came < {each.at_ms}) AND ({each.condition}), {number}"
         for number, each in enumerate(told, 1)
     )
-    given = rows.replace(_TEXT, _quoted(text))
+    given = rows.replace(_TEXT, literal(text))
     asked = (
         f"SELECT _line, multiIf({cases}, 0) AS _by FROM "  # noqa: S608
         f"(SELECT *, toString(toYYYYMM(created_at)) AS _partition_id FROM ({given})) AS {EVENTS} "
@@ -249,36 +248,18 @@ _TEXT = "{the lines}"
 def _landing(client: Client) -> str:
     """What the landing view makes of lines, with the members that `_numbered` adds; _TEXT stands
     for them. Raises DatabaseError where there is no such view: then nothing can be inserted."""
-    columns, views = (
-        client.query(sql, parameters={"landing": LANDING, "events": EVENTS}).result_rows
-        for sql in (
-            "SELECT name, type FROM system.columns WHERE database = currentDatabase() "
-            "AND table = {landing:String} AND default_kind NOT IN ('MATERIALIZED', 'ALIAS') "
-            "ORDER BY position",
-            "SELECT as_select, database FROM system.tables WHERE database = currentDatabase() "
-            "AND name = concat({landing:String}, '_mv')",
-        )
-    )
+    views = client.query(
+        "SELECT as_select, database FROM system.tables WHERE database = currentDatabase() "
+        "AND name = concat({landing:String}, '_mv')",
+        parameters={"landing": LANDING},
+    ).result_rows
     if len(views) != 1:
         raise DatabaseError(f"there is no view {LANDING}_mv")
     select, database = views[0]
-    structure = ", ".join(
-        [*(f"`{name}` {kind}" for name, kind in columns), "`_line` UInt64", "`_came` Int64"]
-    )
+    columns = literal(f"{structure(client)}, `_line` UInt64, `_came` Int64")
     source = re.compile(rf"\s+FROM `?{re.escape(database)}`?\.`?{LANDING}`?(?= AS |\s|$)")
-    given = f", _line, _came FROM format(JSONEachRow, {_quoted(structure)}, {_TEXT})"
+    given = f", _line, _came FROM format(JSONEachRow, {columns}, {_TEXT})"
     return source.sub(lambda _: given, str(select), count=1)
-
-
-def _parts(lines: Sequence[bytes | str]) -> Iterator[range]:
-    first, size = 0, 0
-    for index, line in enumerate(lines):
-        if index > first and (size + len(line) > _BYTES_AT_ONCE or index - first >= _LINES_AT_ONCE):
-            yield range(first, index)
-            first, size = index, 0
-        size += len(line)
-    if lines:
-        yield range(first, len(lines))
 
 
 def _numbered(lines: Sequence[bytes], came: Sequence[int], some: range) -> str:
@@ -292,11 +273,6 @@ def _numbered(lines: Sequence[bytes], came: Sequence[int], some: range) -> str:
         except UnicodeDecodeError:
             continue
     return "\n".join(found)
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _raise_passing(error: DatabaseError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.by_number import read_before, row_of
+from consumer.by_number import member_of, read_before, row_of
 
 _SAID = (
     "Received ClickHouse exception, code: {code}, server response: Code: {code}. DB::Exception: "
@@ -42,3 +42,20 @@ def test_the_row_that_a_refusal_names(code: int, text: str, row: int | None) -> 
 )
 def test_how_many_lines_were_read_before_a_refusal(code: int, text: str, lines: int) -> None:
     assert read_before(_SAID.format(code=code) + text) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "member"),
+    [
+        ("Unknown element 'Z' for enum: (while reading the value of key country): (at row 7)\n: ",
+         "country"),
+        ("Cannot parse uuid x (while reading the value of key city): (at row 3)\n\": "
+         "(while reading the value of key path): (at row 9)", "path"),
+        ("Unknown field found while parsing JSONEachRow format: city: (at row 2)\n: (in", "city"),
+        ("Cannot parse input: expected ',' before: '(while reading the value of key city)': "
+         "(at row 2)", None),
+        ("Too many parts", None),
+    ],
+)  # fmt: skip
+def test_the_member_that_a_refusal_names(text: str, member: str | None) -> None:
+    assert member_of(_SAID.format(code=27) + text) == member
