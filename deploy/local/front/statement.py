@@ -22,7 +22,8 @@ from dataclasses import dataclass
 _TOKEN = re.compile(
     rb"""
       (?P<blank>\s+ | --[^\n]* | \#[!\ ][^\n]* | /\*.*?\*/)
-    | (?P<quoted>'(?:[^'\\]|\\.|'')*' | `(?:[^`\\]|\\.|``)*` | "(?:[^"\\]|\\.|"")*")
+    | (?P<quoted>'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'  # no step for each byte
+        | `(?:[^`\\]|\\.|``)*` | "(?:[^"\\]|\\.|"")*")
     | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
     | (?P<open>[(\[{])
     | (?P<close>[)\]}])
