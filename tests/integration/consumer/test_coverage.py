@@ -6,10 +6,11 @@ import random
 from dataclasses import replace
 
 import pytest
+from clickhouse_connect.driver.client import Client
 
+from consumer import coverage
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import consumer_settings
-from consumer.coverage import covered
 from consumer.ledger import ROWS_VERSION, Source
 from consumer.recovery import Commit, Coverage, Covered, Mend, judge, plan
 from consumer.runner import clock
@@ -18,6 +19,7 @@ from tests.fixtures.clickhouse import ClickHouse
 
 CASES = 60
 HIGH = 1000
+WAYS = ((1, 63), (2, 63), (5, 63), (5, 1))  # how many stretches, of how many ClickHouse partitions
 _MONTHS = ("202601", "202602")
 
 
@@ -52,19 +54,24 @@ def mended(batches: tuple[Covered, ...], low: int) -> Mend | None:
     return replace(found, why="") if isinstance(found, Mend) else None
 
 
-@pytest.mark.clickhouse
-def test_a_folded_coverage_is_mended_like_the_batches_that_it_is_made_of(
-    clickhouse_with_schema: ClickHouse,
-) -> None:
-    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url})
-    client = ClickHouseTable(consumer_settings(values), clock).client()
+def connected(server: ClickHouse) -> Client:
+    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": server.url})
+    return ClickHouseTable(consumer_settings(values), clock).client()
+
+
+def read(client: Client, source: Source, low: int, foldable_from: int) -> tuple[Covered, ...]:
+    return coverage.covered(
+        client, source, low, whole=True, clock_ahead_ms=0, foldable_from=foldable_from
+    )
+
+
+def write(client: Client, cases: list[list[Covered]], twice: float, rng: random.Random) -> None:
+    """Each case as a Kafka partition. `twice`: of the lines, as a view may write one again."""
     for (view,) in client.query(  # they would write a ledger of their own
         "SELECT name FROM system.tables WHERE database = currentDatabase() "
         "AND engine = 'MaterializedView'"
     ).result_rows:
         client.command(f"DROP VIEW {view} SYNC")
-    rng = random.Random(19)
-    cases = [made(rng) for _ in range(CASES)]
     lines, rows = [], []
     for case, batches in enumerate(cases):
         for b in batches:
@@ -74,7 +81,7 @@ def test_a_folded_coverage_is_mended_like_the_batches_that_it_is_made_of(
             rows += [(*where, f"{month[:4]}-{month[4:]}-02 00:00:00") for month in b.stamped]
     client.insert(
         "batches",
-        lines,
+        lines + rng.sample(lines, int(len(lines) * twice)),
         ["topic_id", "partition", "first", "end", "epoch", "topic", "clickhouse_partition", "rows",
          "expected_rows", "rows_version"],
     )  # fmt: skip
@@ -85,31 +92,68 @@ def test_a_folded_coverage_is_mended_like_the_batches_that_it_is_made_of(
         f"FROM (SELECT arrayJoin([{stamps}]) AS t)"
     )
 
-    folded = plain = nothing = 0
+
+@pytest.mark.clickhouse
+def test_a_folded_coverage_is_mended_like_the_batches_that_it_is_made_of(
+    clickhouse_with_schema: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connected(clickhouse_with_schema)
+    rng = random.Random(19)
+    write(client, [made(rng) for _ in range(CASES)], 0.05, rng)
+
+    plain = nothing = 0
+    folded = dict.fromkeys(WAYS, 0)
     for case in range(CASES):
         source = Source("cluster", "events", "t", case)
         low = rng.choice((0, 0, 4))
-        one_by_one, together = (
-            covered(client, source, low, whole=True, clock_ahead_ms=0, foldable_from=least)
-            for least in (10**9, 0)
-        )
-        assert mended(together, low) == mended(one_by_one, low), (case, low, one_by_one)
+        one_by_one = read(client, source, low, 10**9)
+        wanted = mended(one_by_one, low)
         plain += len(one_by_one)
-        folded += len(together)
-        nothing += mended(one_by_one, low) is None
-    assert folded < 0.8 * plain, "hardly anything was folded"
+        nothing += wanted is None
+        for way in WAYS:
+            for name, value in zip(("_STRETCHES", "_BITS"), way, strict=True):
+                monkeypatch.setattr(coverage, name, value)
+            together = read(client, source, low, 0)
+            assert mended(together, low) == wanted, (case, low, way, one_by_one)
+            folded[way] += len(together)
+    assert max(folded.values()) < 0.85 * plain, "hardly anything was folded"
+    assert len(set(folded.values())) > 1, "no stretch was folded for itself"
     assert nothing < CASES / 4
 
 
 @pytest.mark.clickhouse
+def test_a_stretch_that_another_reaches_into_is_not_folded(
+    clickhouse_with_schema: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a batch that reaches over the next three stretches, and overlaps within its own or not."""
+    client = connected(clickhouse_with_schema)
+    months = [frozenset([_MONTHS[at % 2]]) for at in range(20)]
+    small = [
+        Covered(at, at + 1, 0, month, month, 0, 10, 10, ROWS_VERSION, 1000)
+        for at, month in enumerate(months)
+    ]
+    over_its_own = replace(small[4], end=12, epoch=1)
+    cases = [[*small, over_its_own], [*small[:5], replace(small[5], end=12), *small[6:]]]
+    write(client, cases, 0, random.Random(1))
+    monkeypatch.setattr(coverage, "_STRETCHES", 10)
+    for case in range(len(cases)):
+        source = Source("cluster", "events", "t", case)
+        found = read(client, source, 0, 0)
+        assert mended(found, 0) == mended(read(client, source, 0, 10**9), 0)
+        assert [(c.first, c.end) for c in found if c.end <= 4 or c.first >= 12] == [
+            (at, at + 2) for at in (0, 2, 12, 14, 16, 18)
+        ]
+
+
+@pytest.mark.clickhouse
 def test_a_short_coverage_keeps_each_batch(clickhouse_with_schema: ClickHouse) -> None:
-    values = load("consumer", None, {"PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url})
-    client = ClickHouseTable(consumer_settings(values), clock).client()
+    client = connected(clickhouse_with_schema)
     client.command(
         "INSERT INTO batches (topic_id, partition, first, end, expected_rows, rows, "
         "clickhouse_partition) SELECT 't', 0, number, number + 1, 1, 1, '202601' FROM numbers(5)"
     )
     source = Source("cluster", "events", "t", 0)
     for least, wanted in ((6, 5), (5, 5)):
-        found = covered(client, source, 0, whole=True, clock_ahead_ms=0, foldable_from=least)
-        assert len(found) == wanted, "none of them has a stamp, so none may be folded"
+        assert len(read(client, source, 0, least)) == wanted, (
+            "none of them has a stamp, so none may be folded"
+        )
