@@ -32,8 +32,8 @@ The rules that keep it exact, each where it is enforced:
 
 - nothing is sent to ClickHouse without a prepare of our own, answered since this assignment, and
   without having heard the topic's id since the batch was read (`_go`), also for a replay, a mend;
-- the deadline counts from the *send* of the prepare (`_send_commit`) and is looked at before every
-  send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
+- the deadline counts from the first *send* of the prepare (`_send_commit`) and is looked at before
+  every send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
 - a replay keeps its range, its digest and its original time (`_launch`, `_prepare`);
 - a bad row never changes the range or the token (`_set_aside`); where a view threw on it, what was
   tried before is over before the views are restored;
@@ -653,7 +653,8 @@ class Partition:
         first_at = self._sent.first_at if again and self._sent is not None else now.seconds
         self._sent = _Sent(offset, metadata, first_at)
         assert self._flight is not None
-        self._flight.deadline = now.seconds + self._limits.insert_deadline_seconds
+        # From the first send on, as the token of a replay or of a mark ages while Kafka refuses.
+        self._flight.deadline = first_at + self._limits.insert_deadline_seconds
         return [SendCommit(offset, metadata)]
 
     def _answered(self, event: CommitAnswered, now: Now) -> list[Command]:

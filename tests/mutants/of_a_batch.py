@@ -57,6 +57,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_partition.py::test_the_deadline_counts_from_the_send_of_the_prepare",
     ),
     mutant(
+        "deadline-from-the-last-send", 6, "a prepare that is sent again keeps its deadline",
+        _PARTITION,
+        "self._flight.deadline = first_at +",
+        "self._flight.deadline = now.seconds +",
+        "test_bad_rows.py::test_a_mark_that_kafka_refuses_until_its_deadline_has_passed"
+        "_is_not_believed",
+        "test_partition.py::test_of_a_prepare_that_was_sent_again_the_deadline_counts"
+        "_from_the_first_send",
+    ),
+    mutant(
         "guess-a-lost-commit", 7, "a commit of unknown outcome means to leave the group",
         _PARTITION,
         "if event.answer in (Answer.FENCED, Answer.LOST):",

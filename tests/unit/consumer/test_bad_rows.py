@@ -8,6 +8,7 @@ import pytest
 
 from consumer.batch import Batch, Filling, Letter, Records
 from consumer.commands import (
+    Answer,
     Command,
     CommitRead,
     Fetch,
@@ -198,6 +199,16 @@ def test_where_a_view_threw_and_its_deadline_has_passed_there_is_no_mark() -> No
     owner.at += LIMITS.insert_deadline_seconds
     commands = owner.on(LettersWritten())
     assert kinds(commands) == ["Report", "Report", "ReadCommit"]
+    assert owner.partition.phase is Phase.PLANNING
+
+
+def test_a_mark_that_kafka_refuses_until_its_deadline_has_passed_is_not_believed() -> None:
+    owner = refused()
+    owner.on(Isolated((thrown_on(),)))
+    owner.on(LettersWritten())
+    owner.answered(Answer.TRY_AGAIN)
+    assert kinds(owner.after(LIMITS.insert_deadline_seconds)) == ["SendCommit"]
+    assert kinds(owner.answered()) == ["Report", "ReadCommit"]
     assert owner.partition.phase is Phase.PLANNING
 
 

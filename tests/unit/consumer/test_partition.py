@@ -278,12 +278,11 @@ def test_the_deadline_counts_from_the_send_of_the_prepare() -> None:
     assert only(owner.answered(), SendInsert).deadline == 1000 + 30
 
 
-def test_of_a_prepare_that_was_sent_again_the_deadline_counts_from_the_last_send() -> None:
-    """The sends before it were refused."""
+def test_of_a_prepare_that_was_sent_again_the_deadline_counts_from_the_first_send() -> None:
     owner = Owner.preparing(at=1000)
     owner.answered(Answer.TRY_AGAIN)
     owner.after(1)
-    assert only(owner.answered(), SendInsert).deadline == 1001 + 30
+    assert only(owner.answered(), SendInsert).deadline == 1000 + 30
 
 
 def test_an_answer_taken_past_the_deadline_announces_the_same_range_anew() -> None:
