@@ -33,7 +33,7 @@ The rules that keep it exact, each where it is enforced:
 - nothing is sent to ClickHouse without a prepare of our own, answered since this assignment, and
   without having heard the topic's id since the batch was read (`_go`), also for a replay, a mend;
 - the deadline counts from the first *send* of the prepare (`_send_commit`) and is looked at before
-  every send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan again;
+  every send (`_insert`), once more by whoever sends it (`SendInsert.deadline`); past it, plan anew;
 - a replay keeps its range, its digest and its original time (`_launch`, `_prepare`);
 - a bad row never changes the range or the token (`_set_aside`); where a view threw on it, what was
   tried before is over before the views are restored;
