@@ -38,6 +38,8 @@ try:
     head = {"rows": result.rows_read(), "bytes": result.bytes_read(),
             "elapsed_ns": int(result.elapsed() * 1e9)}
     body = result.bytes() or b""
+except UnicodeDecodeError as error:
+    head, body = {"error": error.object.decode(errors="backslashreplace")}, b""
 except Exception as error:
     head, body = {"error": str(error)}, b""
 sys.stdout.buffer.write(json.dumps(head).encode() + b"\\n" + body)
@@ -140,6 +142,8 @@ class Engine:
             return self._run_connected(call)
         except EngineError:
             raise
+        except UnicodeDecodeError as error:  # its message, which quotes a letter cut in half
+            raise EngineError(error.object.decode(errors="backslashreplace")) from error
         except Exception as error:
             raise EngineError(str(error)) from error
 

@@ -9,6 +9,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch
+from consumer.by_number import row_of
 from consumer.clickhouse import ClickHouseTable
 from consumer.commands import CoverageRead, Isolated, Outcome
 from consumer.config import consumer_settings
@@ -245,3 +246,13 @@ def test_a_row_that_speaks_of_the_hold_is_refused_all_the_same(
     client.command("ALTER TABLE events ADD CONSTRAINT short CHECK length(referrer) < 9")
     made = batch(0, with_member(event(1, JANUARY, 1), "referrer", f"Constraint `{HOLD}_1_a`"))
     assert table.insert(made, name(made), clock() + 60, None).outcome is Outcome.REFUSED
+
+
+def test_an_error_that_quotes_half_a_letter_names_its_row(table: ClickHouseTable) -> None:
+    """The server cuts what it quotes by bytes: one of two lengths cuts a letter of two."""
+    for text in ("\u00fc" * 400, "x" + "\u00fc" * 400):
+        good, bad = event(1, JANUARY, 1), event(2, JANUARY, 1)
+        made = batch(0, good, with_member(bad, "duration", text))
+        refused = table.insert(made, name(made), clock() + 60, None)
+        assert refused.outcome is Outcome.REFUSED
+        assert row_of(refused.why) == 1
