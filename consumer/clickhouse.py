@@ -6,7 +6,7 @@ cut between an attempt and its replay is switched off. A setting that a server d
 be an error of every insert, so those are left out by asking `system.settings` first.
 
 **The body is read once**, sent chunked. The server sees its end only when all of it was read; so
-the deadline, looked at before each piece and once more after the last, bounds when an insert can
+the deadline, looked at before each chunk and once more after the last, bounds when an insert can
 begin to land. What the transport would send again, after a cut TLS connection or a redirect, would
 be the rest of a body under the token of the whole: `_Body` refuses to be read twice.
 
@@ -58,10 +58,6 @@ log = logging.getLogger("consumer.clickhouse")
 
 _READ_SECONDS = 30
 _ANSWER_SECONDS = 10  # for an answer to travel, on top of max_execution_time
-
-# The transport copies each piece of a body into its frame: small ones stay in the cache, and larger
-# ones would cost the kernel a cleared page for each four kilobytes.
-_PIECE_BYTES = 1 << 16
 
 _BLOCK_ROWS = 1 << 24
 _BLOCK_BYTES = 1 << 32
@@ -412,18 +408,16 @@ class _Body:
         self._clock = clock
         self.begun = False
 
-    def __iter__(self) -> Iterator[memoryview]:
+    def __iter__(self) -> Iterator[bytes]:
         if self.begun:
             raise _ReadTwice
-        return self._pieces()
+        return self._chunks()
 
-    def _pieces(self) -> Iterator[memoryview]:
+    def _chunks(self) -> Iterator[bytes]:
         for chunk in self._batch.body():
-            seen = memoryview(chunk)
-            for at in range(0, len(seen), _PIECE_BYTES):
-                self._look()
-                self.begun = True
-                yield seen[at : at + _PIECE_BYTES]
+            self._look()
+            self.begun = True
+            yield chunk
         self._look()
 
     def _look(self) -> None:

@@ -238,8 +238,8 @@ INSERTS = (
     _mutant(
         "body-is-read-twice", 15, "a body that was begun is not sent again from its middle",
         _CLICKHOUSE,
-        "        if self.begun:\n            raise _ReadTwice\n        return self._pieces()",
-        "        self._one = getattr(self, '_one', None) or self._pieces()\n"
+        "        if self.begun:\n            raise _ReadTwice\n        return self._chunks()",
+        "        self._one = getattr(self, '_one', None) or self._chunks()\n"
         "        return self._one",
         "tests/integration/consumer/test_transport.py::test_a_body_is_never_sent_in_two_halves",
     ),
