@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from unittest.mock import patch
 
+import numpy as np
 import xxhash
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,15 @@ def test_lines_without_white_space_are_seen_as_those_with_it(pieces: list[bytes]
     assume(text and b" " * 7 not in text)
     assert one_object_each(text) == one_object_each(b" " + text)
     assert one_object_each(text) or not at_once.tight
+
+
+@given(st.text("}x", max_size=60).map(str.encode), st.sampled_from([8, 16, 64]))
+def test_a_byte_is_found_wherever_it_stands(text: bytes, at_once: int) -> None:
+    with patch.object(ndjson, "_AT_ONCE", at_once):
+        seen = np.frombuffer(text, np.uint8)
+        found = ndjson._places(seen, ord("}"))
+        assert found.tolist() == [at for at, byte in enumerate(text) if byte == ord("}")]
+        assert ndjson._count(seen, ord("}")) == len(found)
 
 
 @given(logs(), st.integers(0, 40), CUTS)
