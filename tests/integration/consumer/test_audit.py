@@ -805,10 +805,16 @@ def test_one_partition(world: World) -> None:
 
 
 def complaint(world: World, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    code, _, err = answer(world, capsys, *flags)
+    return code, err
+
+
+def answer(world: World, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
     parser = argparse.ArgumentParser()
     audit.add_parser(parser.add_subparsers())
     code = audit.run(parser.parse_args(["audit", *flags]), world.settings)
-    return code, capsys.readouterr().err
+    said = capsys.readouterr()
+    return code, said.out, said.err
 
 
 def test_a_partition_that_there_is_not(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -822,8 +828,9 @@ def test_that_nothing_landed_is_told(world: World, capsys: pytest.CaptureFixture
     then = ("--from", "2001-01-01", "--to", "2001-01-02T00:00:00Z")
     code, err = complaint(world, capsys, *then)
     assert (code, "no batch landed in that time" in err) == (0, True)
-    code, err = complaint(world, capsys, "--json", *then)
+    code, out, err = answer(world, capsys, "--json", *then)
     assert (code, "no batch landed in that time" in err) == (0, True)
+    assert json.loads(out)["findings"] == []
     assert complaint(world, capsys, "--from", "2001-01-01") == (0, "")
 
 
