@@ -19,7 +19,7 @@ MINUTES ?= 10
 SEED ?= 1
 CHAOS ?=
 MATRIX ?= 2.1.1 3.6.0
-CORE := assignment batch commands ledger mending ndjson partition recovery retry share
+CORE := assignment batch commands flight ledger mending ndjson partition recovery retry share
 # The old engines run one statement at a time, the oldest a process a statement: of the layout's tests
 # they get those that exactly-once stands on.
 MATRIX_LAYOUT := $(addprefix tests/contract/test_layout.py::test_,a_row_is_converted_and_stamped \

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from consumer.batch import Records
 from consumer.commands import Command, Event
-from consumer.partition import Now, Partition, Phase
+from consumer.flight import Now, Phase
+from consumer.partition import Partition
 
 _RESUME_SHARE = 0.75
 

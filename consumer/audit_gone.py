@@ -24,8 +24,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault
-from consumer.content import Content, Placed
+from consumer.content import Content
 from consumer.erased import Deletion, deletions, look
+from consumer.placing import Placed
 from schemas.expiry import PASSING, deleting, parsed
 from schemas.hold import Database
 from schemas.tables import clickhouse_partition

@@ -24,10 +24,9 @@ from itertools import count, repeat
 
 import xxhash
 
-from consumer.ndjson import is_utf8, join, one_object_each
+from consumer.ndjson import MUCH, is_utf8, join, one_object_each
 
 _RECORD_BYTES = 1 << 20  # Kafka's default limit: lines of a larger record are looked at one by one
-_LEAST_AT_ONCE = 1 << 17  # of small fetches so many bytes are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +184,7 @@ class Filling:
 
     def add(self, records: Records, now: float) -> None:
         """Take records that begin at or after `position`. `now` is a monotonic time in seconds."""
-        text, rows, sizes, tight = join(records.values)
+        text, rows, sizes, objects = join(records.values)
         if self.position == self.first:
             self.began_at = now
         self.position = records.position
@@ -199,11 +198,13 @@ class Filling:
         self._chunks.append(text)
         self._records.append((records.offsets, sizes))
         self._suspect = self._suspect or max(sizes) > _RECORD_BYTES or not is_utf8(text)
-        if not tight:
+        if objects is None:
             self._unseen.append(text)
             self._unseen_bytes += len(text)
-            if self._unseen_bytes > _LEAST_AT_ONCE:
+            if self._unseen_bytes >= MUCH:
                 self._look()
+        else:
+            self._suspect = self._suspect or not objects
         self.rows += rows
         self.size_bytes += len(text)
 

@@ -30,7 +30,7 @@ import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from consumer.reading import ERRORS_ALLOWED, parts, structure
+from consumer.reading import ERRORS_ALLOWED, GAP, parts, structure
 from schemas.connection import told
 from schemas.layout import literal
 
@@ -39,10 +39,6 @@ _LEAST_AT_ONCE = 200
 _TOLD = 1_000  # characters of what the server said, in a letter
 _SECONDS = 10.0  # what is not found by then, the next insert names
 _READ_ALONE = 16  # values of which the server is asked what it has against each
-# Some types are read by a fixed count of bytes, past the end of a line that is too short (a UUID's
-# 36): what is left of it after the error must not be the next line's.
-_GAP = " " * 64
-
 # A number in a text that is quoted must not be taken for the server's own: a constraint's stands
 # before what it quotes, a row's after.
 _CONSTRAINT = re.compile(r"[^:]*code: 469,.*? is violated at row (\d+)\.", re.DOTALL)
@@ -126,7 +122,7 @@ class _Reader:
     def unread(self, texts: Sequence[str]) -> list[int]:
         """Those of the texts, each an object without its first brace, that it cannot read."""
         columns = literal(f"{self._structure}, `_line` UInt64")
-        numbered = [f'{{"_line":{index},{text}{_GAP}'.encode() for index, text in enumerate(texts)]
+        numbered = [f'{{"_line":{index},{text}{GAP}'.encode() for index, text in enumerate(texts)]
         found: list[int] = []
         for some in parts(numbered):
             if not self.in_time():

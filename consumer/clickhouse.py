@@ -103,7 +103,7 @@ _REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
 # The text could not be read, or breaks a rule of the landing table: one block, so nothing of it was
 # handed on yet. What a view or a table behind it says names the view.
 _UNREADABLE = frozenset(
-    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, 563, 691}
+    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, 467, 563, 675, 676, 691}
     | {_REFUSED_BY_A_CONSTRAINT}
 )
 _BEHIND = "while pushing to view"

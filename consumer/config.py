@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from consumer.assignment import Shares
-from consumer.partition import Limits
+from consumer.flight import Limits
 from schemas.connection import Address, parse
 from schemas.settings import SettingsError, Values
 

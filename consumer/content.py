@@ -1,80 +1,30 @@
 """What the lines of a batch hold, and what the table has of them.
 
-Only after a doubt: the happy path never looks into a line. A line that cannot be read here is in no
-ClickHouse partition; whether it is bad is for `schemas.record` to say.
+Only after a doubt: the happy path never looks into a line.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
-import msgspec
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.batch import Batch, Letter
-from consumer.by_number import not_quoted, read_before, unreadable
+from consumer.by_number import read_before, unreadable
 from consumer.commands import Sifted
 from consumer.erased import deletions, look
 from consumer.ledger import Source
+from consumer.placing import BETWEEN, STAMPED, Placed, among, parts, placed, stamp, times
+from consumer.thrown import thrown_out, view_of
 from schemas.logs import fact
 from schemas.record import Fault, faults
-from schemas.tables import EVENTS, clickhouse_partition
+from schemas.tables import EVENTS
 
 log = logging.getLogger("consumer.content")
 
-# created_at first: it prunes to the few parts and granules that can hold a batch's rows.
-_BETWEEN = (
-    "created_at >= fromUnixTimestamp64Milli({least:Int64}, 'UTC') "
-    "AND created_at <= fromUnixTimestamp64Milli({most:Int64}, 'UTC')"
-)
-_STAMPED = (
-    f"{_BETWEEN} AND _topic_id = {{topic_id:String}} AND _partition = {{partition:UInt32}} "
-    "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}"
-)
-_IDS_AT_ONCE = 2_000  # in a statement's text, which has a limit
 _MOST_RESENDS = 5_000
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_VIEW = re.compile(r"while pushing to view `?(\w+)`?\.`?(\w+)`?")
-_LOOKS = 2_000  # tries of a view, in a search for the rows that it cannot take
-
-
-T = TypeVar("T")
-
-
-class _Line(msgspec.Struct):
-    id: str
-    created_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a line falls: its id, its time (epoch milliseconds), and its ClickHouse partition.
-
-    Only a line with an id that ClickHouse takes, and that it could have landed with, is placed."""
-
-    id: str
-    created_at: int
-    partition: str
-
-
-def placed(batch: Batch) -> Iterator[Placed | None]:
-    """Of each line, in order; None where that cannot be read from it."""
-    decode = msgspec.json.Decoder(_Line).decode
-    for text in batch.lines():
-        try:
-            line = decode(text)
-            partition = clickhouse_partition(line.created_at)
-        except (msgspec.MsgspecError, ValueError):
-            yield None
-            continue
-        event_id = line.id.lower()
-        yield Placed(event_id, line.created_at, partition) if _UUID.fullmatch(event_id) else None
 
 
 class Content:
@@ -109,11 +59,11 @@ class Content:
     def there(self, lines: list[Placed], *, anywhere: bool = False) -> set[str]:
         """Those of the ids that the table has. `anywhere`: whatever their time is there."""
         found: set[str] = set()
-        for some in _parts(lines):
+        for some in parts(lines):
             rows = self._client.query(
                 f"SELECT DISTINCT toString(id) FROM {EVENTS} "
-                f"WHERE {'1' if anywhere else _BETWEEN} AND {_among(some)}",
-                parameters=_times(some),
+                f"WHERE {'1' if anywhere else BETWEEN} AND {among(some)}",
+                parameters=times(some),
             ).result_rows
             found |= {row[0] for row in rows}
         return found
@@ -126,8 +76,8 @@ class Content:
         if not lines:
             return ()
         rows: Sequence[Sequence[str]] = self._client.query(
-            f"SELECT {what} FROM {EVENTS} WHERE {_STAMPED} {only}",
-            parameters={**_times(lines), **_stamp(source, batch, epoch)},
+            f"SELECT {what} FROM {EVENTS} WHERE {STAMPED} {only}",
+            parameters={**times(lines), **stamp(source, batch, epoch)},
         ).result_rows
         return rows
 
@@ -182,9 +132,9 @@ class Content:
         about what reading does, the lines before the row that could not be read are not looked at.
         `settings`: those of an insert."""
         origins = list(batch.origins())
-        view = None if landed_epoch is None else self._view(refusal)
+        view = None if landed_epoch is None else view_of(self._client, refusal)
         if view is not None and landed_epoch is not None:
-            found = self._thrown_out(view, source, batch, landed_epoch)
+            found = thrown_out(self._client, view, source, batch, landed_epoch)
         else:
             lines = [text for _, _, text in origins]
             read = read_before(refusal)
@@ -208,59 +158,6 @@ class Content:
             for index, fault in sorted(found.items())
         )
 
-    def _thrown_out(self, view: str, source: Source, batch: Batch, epoch: int) -> dict[int, Fault]:
-        """The rows that a view on `events` cannot take. They are in the table when it throws, so
-        its SELECT is tried on them there, on ever fewer: nothing is inserted for it."""
-        lines = {i: line for i, line in enumerate(placed(batch)) if line is not None}
-        found: dict[int, Fault] = {}
-        looks = 0
-        suspects = _parts(list(lines))
-        while suspects and looks < _LOOKS:
-            some = suspects.pop()
-            looks += 1
-            why = self._refusal(view, source, batch, epoch, [lines[i] for i in some])
-            if not why:
-                continue
-            if len(some) == 1:
-                found[some[0]] = Fault("refused", why)
-            else:
-                half = len(some) // 2
-                suspects += [some[half:], some[:half]]
-        return found
-
-    def _view(self, refusal: str) -> str | None:
-        """The SELECT of the view on `events` that threw, over `{rows}` instead of `events`."""
-        for database, name in _VIEW.findall(not_quoted(refusal)):
-            rows = self._client.query(
-                "SELECT as_select FROM system.tables "
-                "WHERE database = {database:String} AND name = {name:String}",
-                parameters={"database": database, "name": name},
-            ).result_rows
-            of_events = re.compile(rf"\bFROM `?{database}`?\.`?{EVENTS}`?(?= AS | *$|\s)")
-            select = rows[0][0] if rows else ""
-            if len(of_events.findall(select)) == 1:
-                source = of_events.search(select)
-                assert source is not None
-                before, after = select[: source.start()], select[source.end() :]
-                alias = "" if after.lstrip().startswith("AS ") else f" AS {EVENTS}"
-                return f"{before}FROM {{rows}}{alias}{after}"
-        return None
-
-    def _refusal(
-        self, view: str, source: Source, batch: Batch, epoch: int, lines: list[Placed]
-    ) -> str:
-        """Why the view cannot take these rows; empty where it can."""
-        rows = f"(SELECT * FROM {EVENTS} WHERE {_STAMPED} AND {_among(lines)})"
-        try:
-            self._client.raw_query(
-                view.replace("{rows}", rows),
-                parameters={**_stamp(source, batch, epoch), **_times(lines)},
-                fmt="Null",
-            )
-        except DatabaseError as error:
-            return (str(error).strip() or "refused").splitlines()[0][:1000]
-        return ""
-
     def _in_table(
         self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Fault]
     ) -> dict[int, str]:
@@ -270,32 +167,8 @@ class Content:
             return {}
         lines = {i: line for i, line in enumerate(placed(batch)) if i in found and line is not None}
         there: set[str] = set()
-        for some in _parts(list(lines.values())):
-            what, among = "DISTINCT toString(id)", f"AND {_among(some)}"
-            rows = self._stamped(what, source, batch, epoch, some, among)
+        for some in parts(list(lines.values())):
+            what, only = "DISTINCT toString(id)", f"AND {among(some)}"
+            rows = self._stamped(what, source, batch, epoch, some, only)
             there |= {row[0] for row in rows}
         return {i: line.partition for i, line in lines.items() if line.id in there}
-
-
-def _parts(items: list[T]) -> list[list[T]]:
-    return [items[at : at + _IDS_AT_ONCE] for at in range(0, len(items), _IDS_AT_ONCE)]
-
-
-def _among(lines: Iterable[Placed]) -> str:
-    """In the text, not as a parameter: so many the client would send as a form. They are UUIDs."""
-    return f"id IN ({', '.join(sorted({repr(line.id) for line in lines}))})"
-
-
-def _stamp(source: Source, batch: Batch, epoch: int) -> dict[str, object]:
-    return {
-        "topic_id": source.topic_id,
-        "partition": source.partition,
-        "first": batch.first,
-        "end": batch.end,
-        "epoch": epoch,
-    }
-
-
-def _times(lines: Iterable[Placed]) -> dict[str, int]:
-    times = [line.created_at for line in lines]
-    return {"least": min(times), "most": max(times)} if times else {}

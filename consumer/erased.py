@@ -34,7 +34,7 @@ import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from consumer.reading import ERRORS_ALLOWED, parts, structure
+from consumer.reading import ERRORS_ALLOWED, GAP, parts, structure
 from schemas.layout import literal
 from schemas.tables import EVENTS, LANDING
 
@@ -269,7 +269,7 @@ def _numbered(lines: Sequence[bytes], came: Sequence[int], some: range) -> str:
     for index in some:
         members = lines[index].strip().removeprefix(b"{")
         try:
-            found.append(f'{{"_line":{index},"_came":{came[index]},{members.decode()}')
+            found.append(f'{{"_line":{index},"_came":{came[index]},{members.decode()}{GAP}')
         except UnicodeDecodeError:
             continue
     return "\n".join(found)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from consumer.assignment import Assignment
 from consumer.commands import Report
+from consumer.flight import Now, Phase
 from consumer.metrics import Metrics
-from consumer.partition import Now, Partition, Phase
+from consumer.partition import Partition
 from schemas.logs import fact
 
 log = logging.getLogger("consumer")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _AT_ONCE = 1 << 17  # bytes that numpy looks at: what it makes of them stays in the cache
-_MUCH = 1 << 17  # bytes from which a look by itself is worth its calls
+MUCH = 1 << 17  # bytes from which a look is worth its calls
 
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _Places = np.ndarray[Any, np.dtype[np.intp]]
@@ -51,13 +51,13 @@ _MOST_SKIPPED = 8  # more white space than that is looked at as if it were wrong
 
 class Joined(NamedTuple):
     """NDJSON of some records, its number of lines, and the bytes that each record has in it. One
-    line feed between lines, no empty line; a tombstone is skipped. `tight`: as `_tight_lines` says,
-    so each line is one object; False says nothing."""
+    line feed between lines, no empty line; a tombstone is skipped. `objects`: as `one_object_each`
+    says of the text; None where it is too short for a look by itself."""
 
     text: bytes
     rows: int
     sizes: Sequence[int]
-    tight: bool = False
+    objects: bool | None = None
 
 
 def join(values: Sequence[bytes | None]) -> Joined:
@@ -73,8 +73,9 @@ def join(values: Sequence[bytes | None]) -> Joined:
     sizes: list[int] = list(map(len, values))  # type: ignore[arg-type]
     if not text:
         return Joined(b"", 0, sizes)
-    if len(text) >= _MUCH and (rows := _tight_lines(text)):
-        return Joined(text, rows, sizes, tight=True)
+    looked = len(text) >= MUCH
+    if looked and (rows := _tight_lines(text)):
+        return Joined(text, rows, sizes, objects=True)
     if text[0] == _LINE_FEED or text[-1] == _LINE_FEED:
         return _cleaned(values)
     seen, rows = np.frombuffer(text, np.uint8), 1
@@ -83,7 +84,7 @@ def join(values: Sequence[bytes | None]) -> Joined:
         if np.any(feeds[1:] & feeds[:-1]):
             return _cleaned(values)
         rows += int(np.count_nonzero(feeds[:_AT_ONCE]))
-    return Joined(text, rows, sizes)
+    return Joined(text, rows, sizes, _one_object_each(text) if looked else None)
 
 
 def _cleaned(values: Sequence[bytes | None]) -> Joined:

@@ -51,8 +51,6 @@ be seen answered before the partition is given up.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 
 from consumer.batch import Batch, Filling, Letter, Records
 from consumer.commands import (
@@ -85,102 +83,12 @@ from consumer.commands import (
     TopicRead,
     WriteLetters,
 )
+from consumer.flight import Flight, Limits, Now, Phase, Sent
 from consumer.ledger import ROWS_VERSION, Intent, Mark, Open, Source, encode, token
 from consumer.mending import Mending
 from consumer.recovery import Commit, Coverage, Halt, Mend, Replay, Segment, Wait, judge, plan
 from consumer.retry import Backoff
 from consumer.share import BadShare
-
-
-class Phase(Enum):
-    """Values are what health and logs say."""
-
-    PLANNING = "planning"
-    WAITING = "waiting"
-    READING = "reading"
-    PREPARING = "preparing"
-    INSERTING = "inserting"
-    ISOLATING = "isolating"
-    SETTING_ASIDE = "setting aside"
-    BACKING_OFF = "backing off"
-    CHECKING = "checking"
-    COMMITTING = "committing"
-    SIFTING = "sifting"
-    RESTORING = "restoring"
-    HALTED = "halted"
-    LEAVING = "leaving"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What closes a batch, the deadlines, and how many bad events are too many. Seconds, bytes."""
-
-    batch_rows: int
-    batch_bytes: int
-    insert_deadline_seconds: float
-    insert_max_seconds: float
-    commit_timeout_seconds: float
-    bad_share: float = 0.1
-    bad_window_rows: int = 1000
-    retry: Backoff = field(default_factory=Backoff)
-    refusal: Backoff = field(default_factory=lambda: Backoff(1.0, 60.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """`seconds`: a clock that runs through suspend. `ms`: epoch milliseconds. `chance`: [0, 1)."""
-
-    seconds: float
-    ms: int
-    chance: float = 0.0
-
-
-@dataclass(slots=True)
-class _Flight:
-    """What is in flight, and what has been tried of it.
-
-    `batch` is what was announced (None: only a commit, or a restore), `body` what is sent of it:
-    without `letters`, the lines that were set aside. `read_rows`: the lines that it was taken from,
-    more than its own where a mend left out what is in the table. `note` is what Kafka's commit says
-    of it now, `named` what its token is made of: the intent also where a view threw on rows of it
-    that are in the table, and its commit is a mark since.
-    `identified`: the topic was seen to be the same since the batch was read. `unheard`: an attempt
-    of it may be running that nobody will tell us the end of.
-    """
-
-    batch: Batch | None
-    note: Intent | Mark | None
-    body: Batch | None = None
-    read_rows: int = 0
-    replayed: bool = False
-    identified: bool = False
-    deadline: float = 0.0
-    attempts: int = 0
-    first_attempt_ms: int | None = None
-    unclean: bool = False
-    unheard: bool = False
-    looked_through: bool = False
-    refusal: str = ""
-    letters: tuple[Letter, ...] = ()
-    rebuilt: frozenset[str] = frozenset()
-    intent: Intent | None = None
-
-    @property
-    def named(self) -> Intent | Mark:
-        named = self.intent or self.note
-        assert named is not None
-        return named
-
-
-@dataclass(slots=True)
-class _Sent:
-    """The commit in flight. `first_at`: when it was first sent, tries included."""
-
-    offset: int
-    metadata: str
-    first_at: float
-    answered: bool = False
-
 
 # Phases that wait for something that was asked for, and may be asked for again.
 _ASKING = frozenset(
@@ -214,8 +122,8 @@ class Partition:
         self._filling: Filling | None = None
         self._ready: deque[tuple[Batch, Replay | None]] = deque()
         self._text: tuple[Batch, Replay] | None = None  # of a replay, while it is planned again
-        self._flight: _Flight | None = None
-        self._sent: _Sent | None = None
+        self._flight: Flight | None = None
+        self._sent: Sent | None = None
         self._again_at: float | None = None  # when the phase's step is to be tried again
         self._failures = 0
         self._stopping = False
@@ -531,7 +439,7 @@ class Partition:
 
     def _prepare_piece(self, batch: Batch, read_rows: int, now: Now) -> list[Command]:
         mark = self._mending_mark(now)
-        return self._announce(_Flight(batch, mark, body=batch, read_rows=read_rows), now)
+        return self._announce(Flight(batch, mark, body=batch, read_rows=read_rows), now)
 
     def _mending_mark(self, now: Now) -> Mark:
         assert self._mending is not None
@@ -554,7 +462,7 @@ class Partition:
         assert self._mending is not None
         if not self._mending.touched:
             return self._mended(now)
-        return self._announce(_Flight(None, self._mending_mark(now)), now)
+        return self._announce(Flight(None, self._mending_mark(now)), now)
 
     def _mended(self, now: Now) -> list[Command]:
         assert self._mending is not None
@@ -625,14 +533,14 @@ class Partition:
             time_ms=now.ms if replay is None else replay.time_ms,
             sent_ms=now.ms,
         )
-        flight = _Flight(batch, intent, body=batch, read_rows=batch.rows)
+        flight = Flight(batch, intent, body=batch, read_rows=batch.rows)
         if replay is not None:
             # It was tried before, by whoever announced it: an "ok" is not believed by itself.
             flight.replayed = flight.unclean = True
             flight.first_attempt_ms = replay.time_ms
         return self._announce(flight, now)
 
-    def _announce(self, flight: _Flight, now: Now) -> list[Command]:
+    def _announce(self, flight: Flight, now: Now) -> list[Command]:
         """Prepare. Meanwhile the topic's id is asked for: records that were read before the answer
         are its own, and not those of a topic that was made again under its name."""
         assert flight.note is not None
@@ -644,14 +552,14 @@ class Partition:
 
     def _commit_open(self, offset: int, now: Now) -> list[Command]:
         note = Open(self._epoch, ROWS_VERSION, self.source.topic_id, now.ms)
-        self._flight = _Flight(None, None)
+        self._flight = Flight(None, None)
         self.phase = Phase.COMMITTING
         return self._send_commit(offset, encode(offset, note), now)
 
     def _send_commit(self, offset: int, metadata: str, now: Now) -> list[Command]:
         again = self._sent is not None and self._sent.metadata == metadata
         first_at = self._sent.first_at if again and self._sent is not None else now.seconds
-        self._sent = _Sent(offset, metadata, first_at)
+        self._sent = Sent(offset, metadata, first_at)
         assert self._flight is not None
         # From the first send on, as the token of a replay or of a mark ages while Kafka refuses.
         self._flight.deadline = first_at + self._limits.insert_deadline_seconds
@@ -704,7 +612,7 @@ class Partition:
         mend = mending.mend
         return Restore(mend.first, mend.end, frozenset(mending.touched))
 
-    def _settle(self, event: CommitAnswered) -> _Sent | None:
+    def _settle(self, event: CommitAnswered) -> Sent | None:
         """The commit that this answers; None for a stale answer. One that is lost stays
         `outstanding`: until we have left the group it can be applied, also after a revocation."""
         sent = self._sent
@@ -742,7 +650,7 @@ class Partition:
             )
         ]
 
-    def _past_the_deadline(self, flight: _Flight, now: Now) -> list[Command]:
+    def _past_the_deadline(self, flight: Flight, now: Now) -> list[Command]:
         if flight.first_attempt_ms is None and not flight.replayed:
             # Nothing was ever sent under this intent: announce the same range anew.
             if flight.batch is None:
@@ -845,7 +753,7 @@ class Partition:
             return [*told, *self._mark_before_the_rest(flight, flight.note, now)]
         return [*told, *self._insert(now)]
 
-    def _mark_before_the_rest(self, flight: _Flight, intent: Intent, now: Now) -> list[Command]:
+    def _mark_before_the_rest(self, flight: Flight, intent: Intent, now: Now) -> list[Command]:
         """Rows are in the table and in no view. Once the rest is in under their token, the views
         would drop a replay: whoever comes after us must restore instead, and finds a mark."""
         flight.intent = intent
@@ -900,7 +808,7 @@ class Partition:
             return [report, *self._prepare(following[0], None, now)]
         return [report, *self._commit_open(end, now)]
 
-    def _owe_a_restore(self, flight: _Flight) -> None:
+    def _owe_a_restore(self, flight: Flight) -> None:
         """Before its end is committed, a batch has its views brought up to the table once more
         where sums were rebuilt while it was open, and where a view threw on a row that is in the
         table: the views of ours can take it."""

@@ -16,6 +16,11 @@ ERRORS_ALLOWED = {
     "input_format_allow_errors_ratio": 1.0,
 }
 
+# Behind each line where errors are allowed. Some types are read by a fixed count of bytes, past the
+# end of a line that is too short (a UUID's 36): what is left of it after the error must not be the
+# next line's.
+GAP = " " * 64
+
 
 def structure(client: Client) -> str:
     """The columns that an insert into the landing table fills, as a table function takes them."""

@@ -47,8 +47,9 @@ from consumer.commands import (
 )
 from consumer.config import ConsumerSettings
 from consumer.facts import Facts
+from consumer.flight import Now, Phase
 from consumer.metrics import Metrics
-from consumer.partition import Now, Partition, Phase
+from consumer.partition import Partition
 from consumer.ports import DeadLetters, Listener, Log, LogError, Table
 from consumer.recovery import Commit
 from consumer.retry import Backoff

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from consumer.batch import Letter
 from consumer.commands import Event, LettersWritten, ReadFailed, WriteLetters
+from consumer.flight import Now
 from consumer.ledger import Source
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from tests.contract.letters_port import There
 from tests.simulation.clickhouse_model import ClickHouse
 from tests.simulation.consumer_model import LIMITS, Consumer, Job

@@ -25,8 +25,9 @@ from consumer.commands import (
     Sifted,
     StampsRead,
 )
+from consumer.flight import Now
 from consumer.ledger import Source
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from tests.contract.table_port import Late
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, Violation
 from tests.simulation.consumer_model import LIMITS, Consumer, Job, ended

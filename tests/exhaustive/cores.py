@@ -27,8 +27,9 @@ from consumer import partition as partition_module
 from consumer import recovery as recovery_module
 from consumer.batch import Batch, Records
 from consumer.commands import Command, Event
+from consumer.flight import Limits, Now, Phase
 from consumer.ledger import Intent, Mark, Open, Source
-from consumer.partition import Limits, Now, Partition, Phase
+from consumer.partition import Partition
 from consumer.recovery import Commit
 from consumer.retry import Backoff
 from consumer.share import BadShare

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from consumer.commands import Command, ReadStamps
+from consumer.flight import Now
 from consumer.ledger import Intent
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from consumer.recovery import Coverage
 from tests.exhaustive.scope import DEADLINE_SECONDS, Scope
 from tests.simulation import off_batches as batches

@@ -30,8 +30,8 @@ from consumer.commands import (
     TopicRead,
     WriteLetters,
 )
+from consumer.flight import Phase
 from consumer.ledger import Intent, Mark, Open, encode, token
-from consumer.partition import Phase
 from consumer.recovery import Commit
 from tests.exhaustive import server as model
 from tests.exhaustive.cores import (

@@ -232,14 +232,14 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "mend-unannounced", 24, "each piece of a mend is announced by its mark",
         _PARTITION,
-        "return self._announce(_Flight(batch, mark, body=batch, read_rows=read_rows), now)",
+        "return self._announce(Flight(batch, mark, body=batch, read_rows=read_rows), now)",
         "return self._prepare(batch, None, now)",
         "test_mending.py::test_a_long_gap_is_mended_in_pieces_each_announced_by_the_mark",
     ),
     mutant(
         "restore-unannounced", 24, "a restore is announced by the mark as well",
         _PARTITION,
-        "        return self._announce(_Flight(None, self._mending_mark(now)), now)\n",
+        "        return self._announce(Flight(None, self._mending_mark(now)), now)\n",
         "        self.phase = Phase.RESTORING\n        return [self._restoring(self._mending)]\n",
         "test_mending.py::test_a_restore_has_no_deadline_but_waits_for_the_answer_to_its_mark",
     ),
@@ -253,8 +253,8 @@ MUTANTS: tuple[Mutant, ...] = (
     mutant(
         "share-of-what-is-missing", 0, "in a mend the share is one of all lines that were read",
         _PARTITION,
-        "_Flight(batch, mark, body=batch, read_rows=read_rows)",
-        "_Flight(batch, mark, body=batch, read_rows=batch.rows)",
+        "Flight(batch, mark, body=batch, read_rows=read_rows)",
+        "Flight(batch, mark, body=batch, read_rows=batch.rows)",
         "test_bad_rows.py::test_in_a_mend_the_share_is_one_of_all_lines_that_were_read",
     ),
     mutant(

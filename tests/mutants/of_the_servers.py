@@ -78,7 +78,7 @@ INSERTS = (
     _mutant(
         "views-are-not-searched", 12, "rows that a view cannot take are looked for in the table",
         _CONTENT,
-        "view = None if landed_epoch is None else self._view(refusal)",
+        "view = None if landed_epoch is None else view_of(self._client, refusal)",
         "view = None",
         f"{_TABLE}test_rows_that_a_view_cannot_take_are_found_in_the_table",
         f"{_TABLE}test_where_a_view_threw_a_line_that_the_table_took_is_no_letter",

@@ -49,8 +49,9 @@ from consumer.commands import (
     TopicRead,
     WriteLetters,
 )
+from consumer.flight import Now, Phase
 from consumer.ledger import Intent, Mark, Note, Open, decode
-from consumer.partition import Now, Partition, Phase
+from consumer.partition import Partition
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,

@@ -45,8 +45,9 @@ from consumer.commands import (
     TopicRead,
     WriteLetters,
 )
+from consumer.flight import Limits, Now, Phase
 from consumer.ledger import Source
-from consumer.partition import Limits, Now, Partition, Phase
+from consumer.partition import Partition
 from consumer.retry import Backoff
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Restoring, row
 from tests.simulation.faults import COMMIT_TIMEOUT_SECONDS, DEADLINE_SECONDS, MAX_SECONDS

@@ -22,7 +22,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from consumer.batch import Batch
-from consumer.partition import Partition, Phase
+from consumer.flight import Phase
+from consumer.partition import Partition
 
 _EMPTY_HANDED = frozenset({Phase.PLANNING, Phase.WAITING, Phase.HALTED, Phase.LEAVING})
 

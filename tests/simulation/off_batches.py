@@ -23,8 +23,9 @@ from consumer.commands import (
     StampsRead,
     WriteLetters,
 )
+from consumer.flight import Now, Phase
 from consumer.ledger import Intent, decode
-from consumer.partition import Now, Partition, Phase
+from consumer.partition import Partition
 from consumer.recovery import Commit
 from consumer.share import BadShare
 

@@ -11,8 +11,9 @@ import pytest
 from consumer import partition as partition_module
 from consumer import recovery as recovery_module
 from consumer.commands import Command, StampsRead
+from consumer.flight import Now
 from consumer.ledger import Intent, Mark
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from consumer.recovery import Begin, Commit, Coverage, Halt, Mend, Plan, Replay, plan
 
 

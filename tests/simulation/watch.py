@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 
 from consumer.assignment import Assignment
 from consumer.commands import Answer, CommitAnswered, SendInsert
+from consumer.flight import Now
 from consumer.ledger import Intent, Mark, Note, Open, decode
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from tests.simulation.clickhouse_model import ClickHouse, Record, Row, Stamp, Violation, row
 from tests.simulation.faults import DEADLINE_SECONDS, Profile
 from tests.simulation.kafka_model import Kafka, Request

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from consumer.commands import Answer, InsertAnswered, Outcome, SendInsert
+from consumer.flight import Now, Phase
 from consumer.ledger import ROWS_VERSION
-from consumer.partition import Now, Phase
 from tests.simulation.clickhouse_model import ClickHouse, Insert, Violation
 from tests.simulation.consumer_model import Consumer, Job, ended, rows_version
 from tests.simulation.faults import Profile

@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[2]
 
 PURE = (
     "batch", "ledger", "recovery", "commands", "partition", "assignment", "retry", "mending",
-    "share", "ndjson",
+    "share", "ndjson", "flight",
 )  # fmt: skip
 ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "coverage", "by_number",
-            "erased", "reading", "dead_letters")  # fmt: skip
+            "erased", "reading", "placing", "thrown", "dead_letters")  # fmt: skip
 # What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
 # other way round: they share adapters and the core's types, and nothing that acts.
 SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
@@ -37,12 +37,22 @@ KNOWS = {
     "commands": {"batch", "recovery"},
     "mending": {"recovery"},
     "share": set(),
-    "partition": {"batch", "ledger", "recovery", "commands", "retry", "mending", "share"},
-    "assignment": {"batch", "commands", "partition"},
+    "flight": {"batch", "ledger", "retry"},
+    "partition": {
+        "batch",
+        "ledger",
+        "recovery",
+        "commands",
+        "retry",
+        "mending",
+        "share",
+        "flight",
+    },
+    "assignment": {"batch", "commands", "flight", "partition"},
 }
 ADAPTERS_KNOW = {
     "ports", "batch", "ledger", "recovery", "commands", "config", "content", "coverage",
-    "by_number", "erased", "reading",
+    "by_number", "erased", "reading", "placing", "thrown",
     "kafka_client",
 }  # fmt: skip
 # The types that the ports speak with: what an adapter may take of the modules that decide.

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from deploy.local.front.answer import Answer, plain, query_answer
+from deploy.local.front.answer import STATEMENT_BYTES, Answer, plain, query_answer
 from deploy.local.front.body import (
     BadRequest,
     Budget,
@@ -30,6 +30,8 @@ from deploy.local.front.body import (
     Reader,
     Spool,
     content_length,
+    form_fields,
+    is_form,
     read_body,
 )
 from deploy.local.front.engine import Engine
@@ -228,8 +230,6 @@ class Server:
             raise BadRequest(405, "GET, HEAD and POST only")
         if content_length(request.headers) > self._limits.body_bytes:
             raise BadRequest(413, f"a body may hold {self._limits.body_bytes} bytes")
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise BadRequest(501, "the embedded front takes no multipart forms")
         if request.headers.get("expect", "").lower() == "100-continue":
             to.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         with Spool(self._spool_folder, self._budget, self._limits.body_bytes) as body:
@@ -241,13 +241,18 @@ class Server:
                 return Answer(200, text.encode(), {"Content-Type": "application/json"})
             if request.path != "/":
                 return plain(404, f"There is no handle {request.path}\n")
-            if not body.size and not request.params.get("query"):
+            params = request.params
+            if is_form(request.headers):
+                if body.size > STATEMENT_BYTES:
+                    raise BadRequest(413, f"a form may hold {STATEMENT_BYTES} bytes")
+                params = {**params, **form_fields(request.headers, body.read())}
+                body.replace_start(body.size, b"")
+            if not body.size and not params.get("query"):
                 return plain(200, "Ok.\n")
             with self._turns:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise BadRequest(408, "max_execution_time passed before its turn")
-                params = request.params
                 if left < float("inf"):
                     params = {**params, "max_execution_time": f"{left:.3f}"}
                 return query_answer(self._engine, request.method, params, request.headers, body)

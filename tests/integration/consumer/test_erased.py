@@ -17,6 +17,7 @@ from consumer.runner import clock
 from deploy.local.waiting import wait_until
 from schemas.layout import read
 from schemas.settings import load
+from schemas.tables import LANDING
 from tests.fixtures.clickhouse import ClickHouse
 
 _JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
@@ -71,6 +72,13 @@ def test_what_was_erased_stays_erased_and_what_was_not_is_inserted(erased: Erase
     erased.delete("session_id = 'a'")
     assert erased.kept(event("a"), event("b"), event("a", _FEBRUARY)) == [1]
     assert erased.kept(event("a")) == []
+
+
+def test_a_line_that_cannot_be_read_hides_none_behind_it(erased: Erased) -> None:
+    """A UUID is read by its 36 bytes, past the end of a line that is too short."""
+    erased.client.command(f"ALTER TABLE {LANDING} ADD COLUMN visitor UUID")
+    erased.delete("session_id = 'a'")
+    assert erased.kept(event("b", visitor="x"), event("a"), event("a")) == [0]
 
 
 def test_a_lightweight_deletion(erased: Erased) -> None:

@@ -56,6 +56,43 @@ def test_parameters_formats_and_settings(front: Front) -> None:
     assert front.ask("SELECT getSetting('max_threads') = 3").body == b"0\n", "a setting leaked"
 
 
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """As a client sends parameters that are too long for a URL."""
+    said = [
+        b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), value)
+        for name, value in parts
+    ]
+    return b"".join(said) + b"--x--\r\n"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def test_parameters_in_a_form(front: Front) -> None:
+    """clickhouse-connect sends more than 4 096 bytes of parameters so."""
+    numbers = f"[{', '.join(map(str, range(5_000)))}]".encode()
+    asked = "SELECT length({x:Array(UInt16)}), {s:String},\r\n 'ü'".encode()
+    body = form(("query", asked), ("param_x", numbers), ("param_s", b"--x\\n'"))
+    answer = front.post({"default_format": "JSONCompactEachRow"}, body, FORM)
+    assert (answer.status, json.loads(answer.body)) == (200, [5000, "--x\n'", "ü"])
+    assert front.post({"query": "SELECT {y:UInt8}"}, form(("param_y", b"7")), FORM).body == b"7\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"SELECT 1", 400),
+        (form(("query", b"SELECT 1"))[:-6], 400),
+        (form(("query", b"SELECT '\xff'")), 400),
+        (form(("query", b"SELECT 1")).replace(b"; name=", b"; x="), 400),
+        (form(('t"; filename="t', b"1")), 501),
+        (form(("query", b"SELECT 1 --" + b" " * (1 << 20))), 413),
+    ],
+)
+def test_a_form_that_is_none_is_refused(front: Front, body: bytes, status: int) -> None:
+    assert front.post({}, body, FORM).status == status
+
+
 def test_headers_of_an_answer(front: Front) -> None:
     answer = front.post({"query": "SELECT 1", "query_id": "mine"})
     assert answer.headers["X-ClickHouse-Query-Id"] == "mine"

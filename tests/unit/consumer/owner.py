@@ -25,8 +25,9 @@ from consumer.commands import (
     StampsRead,
     TopicRead,
 )
+from consumer.flight import Limits, Now
 from consumer.ledger import Intent, Mark, Note, Open, Source, decode, encode
-from consumer.partition import Limits, Now, Partition
+from consumer.partition import Partition
 from consumer.recovery import Commit, Coverage, Covered
 from consumer.retry import Backoff
 

@@ -15,7 +15,8 @@ from consumer.commands import (
     SendCommit,
     TopicRead,
 )
-from consumer.partition import Limits, Now, Partition, Phase
+from consumer.flight import Limits, Now, Phase
+from consumer.partition import Partition
 from consumer.recovery import Commit
 from tests.unit.consumer.owner import (
     LIMITS,

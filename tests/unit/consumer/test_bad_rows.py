@@ -29,8 +29,8 @@ from consumer.commands import (
     Sifted,
     WriteLetters,
 )
+from consumer.flight import Phase
 from consumer.ledger import Open, decode
-from consumer.partition import Phase
 from tests.unit.consumer.owner import (
     LIMITS,
     QUIET_SECONDS,

@@ -15,9 +15,10 @@ from consumer.commands import (
     SendInsert,
 )
 from consumer.config import consumer_settings
+from consumer.flight import Now
 from consumer.ledger import Open, encode
 from consumer.metrics import Metrics
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from consumer.ports import DeadLetters, Log, Table
 from consumer.recovery import Commit, Coverage
 from consumer.runner import Runner

@@ -28,9 +28,9 @@ from consumer.commands import (
     Sifted,
     TopicRead,
 )
+from consumer.flight import Phase
 from consumer.ledger import Mark, Note, Open, encode
 from consumer.mending import Mending
-from consumer.partition import Phase
 from consumer.recovery import Commit, Covered, Mend, Segment
 from tests.unit.consumer.owner import (
     QUIET_SECONDS,

@@ -20,8 +20,8 @@ from consumer.commands import (
     SendInsert,
     StampsRead,
 )
+from consumer.flight import Limits, Phase
 from consumer.ledger import Open, encode
-from consumer.partition import Limits, Phase
 from tests.unit.consumer.owner import (
     LIMITS,
     TOPIC_ID,

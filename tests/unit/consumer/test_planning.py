@@ -24,8 +24,8 @@ from consumer.commands import (
     SendInsert,
     StampsRead,
 )
+from consumer.flight import Phase
 from consumer.ledger import Open
-from consumer.partition import Phase
 from consumer.recovery import Commit, Covered
 from tests.unit.consumer.owner import (
     QUIET_SECONDS,

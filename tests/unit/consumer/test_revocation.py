@@ -15,9 +15,10 @@ import pytest
 from consumer import runner as runner_module
 from consumer.commands import CommitRead, CoverageRead, SendCommit, TopicRead
 from consumer.config import consumer_settings
+from consumer.flight import Now
 from consumer.ledger import Open, encode
 from consumer.metrics import Metrics
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from consumer.ports import DeadLetters, Listener, Log, Table
 from consumer.recovery import Commit, Coverage
 from consumer.runner import Runner

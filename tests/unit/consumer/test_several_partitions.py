@@ -21,8 +21,9 @@ from consumer.commands import (
     TopicRead,
 )
 from consumer.config import consumer_settings
+from consumer.flight import Now
 from consumer.kafka import KafkaLog
-from consumer.partition import Now, Partition
+from consumer.partition import Partition
 from schemas.settings import load
 from tests.unit.consumer.owner import (
     LIMITS,

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from consumer.commands import TopicRead
-from consumer.partition import Now, Partition
+from consumer.flight import Now
+from consumer.partition import Partition
 from consumer.ports import LogError
 from consumer.topic_watch import TopicWatch
 from tests.unit.consumer.owner import LIMITS, SOURCE
