@@ -45,6 +45,7 @@ from consumer.commands import (
 from consumer.config import ConsumerSettings
 from consumer.content import Content
 from consumer.coverage import covered
+from consumer.errors import PASSING, REFUSED_BY_A_CONSTRAINT, UNKNOWN_SETTING, UNREADABLE
 from consumer.ledger import Source
 from consumer.recovery import Coverage
 from schemas.check import other_targets
@@ -91,21 +92,7 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "input_format_defaults_for_omitted_fields": 1,
 }
 
-_UNKNOWN_SETTING = 115  # of those that are pinned: the server was replaced by an older one
-# The server is overloaded, restarting or out of something: another try may help.
-_PASSING_CODES = frozenset(
-    {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 394, 425, 497, 516, 999}
-    | {_UNKNOWN_SETTING}
-)
 _TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
-
-_REFUSED_BY_A_CONSTRAINT = 469  # also by a rebuild's hold, for a moment
-# The text could not be read, or breaks a rule of the landing table: one block, so nothing of it was
-# handed on yet. What a view or a table behind it says names the view.
-_UNREADABLE = frozenset(
-    {6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 130, 131, 376, 407, 467, 563, 675, 676, 691}
-    | {_REFUSED_BY_A_CONSTRAINT}
-)
 _BEHIND = "while pushing to view"
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
 _SKEW_MS = 1_000  # by which the difference of two clocks can be measured wrongly
@@ -225,7 +212,7 @@ class ClickHouseTable:
         except _ReadTwice:
             return InsertAnswered(Outcome.FAILED, "the connection was cut, or redirected")
         except DatabaseError as error:
-            if error.code in (None, _UNKNOWN_SETTING):
+            if error.code in (None, UNKNOWN_SETTING):
                 self._forget(client)
             return _answer(error, sent=body.begun)
         except UnicodeDecodeError:  # the client's, of an error that quotes a line
@@ -439,13 +426,14 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
     why = told(error)
     if error.code is None:
         return InsertAnswered(Outcome.FAILED if sent else Outcome.UNSENT, why)
-    content = error.code not in _PASSING_CODES or (
-        error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()
-    )
-    if error.code == _REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):
-        content = False
     # What is quoted can say anything: believed only where the server names a row, and no view.
-    untouched = error.code in _UNREADABLE and row_of(why) is not None and _BEHIND not in why
+    named, behind = row_of(why) is not None, _BEHIND in why
+    content = error.code not in PASSING and (error.code in UNREADABLE or named or behind)
+    if error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower():
+        content = True
+    if error.code == REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):
+        content = False
+    untouched = error.code in UNREADABLE and named and not behind
     outcome = Outcome.REFUSED if content else Outcome.FAILED
     return InsertAnswered(outcome, why, heard=True, untouched=content and untouched)
 

@@ -82,8 +82,8 @@ class Content:
         return rows
 
     def sift(self, batch: Batch, landed: frozenset[str], *, by_ids: bool) -> Sifted:
-        """See `commands.Sift`. A line that cannot be placed is kept: a refusal will show it. One
-        that a deletion on record erased is not: see `erased`."""
+        """See `commands.Sift`. A line that cannot be placed is kept: it has not landed, and a
+        refusal will show it. One that a deletion on record erased is not: see `erased`."""
         lines = list(placed(batch))
         partitions = frozenset(line.partition for line in lines if line is not None)
         if by_ids:

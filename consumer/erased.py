@@ -34,10 +34,13 @@ import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
+from consumer.errors import unanswered
 from consumer.reading import ERRORS_ALLOWED, GAP, parts, structure
+from schemas.connection import first_line
 from schemas.layout import literal
 from schemas.tables import EVENTS, LANDING
 
+_TOLD = 300  # characters of why a deletion could not be tried
 _AT_ONCE = 1_000  # lines, and as many conditions
 
 _LITERAL = r"'(?:[^'\\]|\\.)*'"
@@ -62,8 +65,6 @@ _CHANGING = re.compile(
 _ELSEWHERE = re.compile(
     r"\b(SELECT|dictGet|dictHas|dictIsIn|joinGet|IN \(?[A-Za-z_`\"][\w.`\"]*(?![\w.`\"(]))"
 )
-# Of the server as it is now, and not of a deletion: another try may help.
-_PASSING_CODES = frozenset({159, 202, 203, 209, 210, 241, 242, 319, 394, 425, 999})
 _READING = {
     **ERRORS_ALLOWED,  # a line that cannot be read is nobody's
     "input_format_skip_unknown_fields": 1,
@@ -182,7 +183,8 @@ def look(
             try:
                 found = _holds(client, rows, text, tried)
             except DatabaseError as error:  # one of them, on one of the rows; or two of one alias
-                _raise_passing(error)
+                if unanswered(error):
+                    raise
                 found = _one_by_one(client, rows, text, tried, looked)
             for index, each in found.items():
                 looked.by[index] = each
@@ -201,8 +203,9 @@ def _why_not(client: Client, rows: str, deletion: Deletion) -> str:
     try:
         _holds(client, rows, "", [deletion])
     except DatabaseError as error:
-        _raise_passing(error)
-        return _first_line(error)
+        if unanswered(error):
+            raise
+        return first_line(error)[:_TOLD]
     return ""
 
 
@@ -214,8 +217,9 @@ def _one_by_one(
         try:
             found |= _holds(client, rows, text, [each])
         except DatabaseError as error:
-            _raise_passing(error)
-            looked.untold[each] = _first_line(error)
+            if unanswered(error):
+                raise
+            looked.untold[each] = first_line(error)[:_TOLD]
     return found
 
 
@@ -273,14 +277,3 @@ def _numbered(lines: Sequence[bytes], came: Sequence[int], some: range) -> str:
         except UnicodeDecodeError:
             continue
     return "\n".join(found)
-
-
-def _raise_passing(error: DatabaseError) -> None:
-    """`code` is None where something before the server answered, or nothing."""
-    too_long = error.code is None and "status 413" in str(error)
-    if (error.code is None and not too_long) or error.code in _PASSING_CODES:
-        raise error
-
-
-def _first_line(error: DatabaseError) -> str:
-    return (str(error).strip() or "refused").splitlines()[0][:300]

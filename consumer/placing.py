@@ -6,7 +6,8 @@ A line that cannot be read here is in no ClickHouse partition; whether it is bad
 
 from __future__ import annotations
 
-import re
+import json
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,7 @@ import msgspec
 
 from consumer.batch import Batch
 from consumer.ledger import Source
+from schemas.record import UUID
 from schemas.tables import clickhouse_partition
 
 # created_at first: it prunes to the few parts and granules that can hold a batch's rows.
@@ -27,7 +29,7 @@ STAMPED = (
     "AND _first = {first:UInt64} AND _end = {end:UInt64} AND _epoch = {epoch:UInt32}"
 )
 _IDS_AT_ONCE = 2_000  # in a statement's text, which has a limit
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_LOOSE = json.JSONDecoder(strict=False)
 
 T = TypeVar("T")
 
@@ -49,17 +51,24 @@ class Placed:
 
 
 def placed(batch: Batch) -> Iterator[Placed | None]:
-    """Of each line, in order; None where that cannot be read from it."""
+    """Of each line, in order; None where that cannot be read from it. Whatever
+    `schemas.record.fault` passes is placed: it can land."""
     decode = msgspec.json.Decoder(_Line).decode
     for text in batch.lines():
         try:
-            line = decode(text)
+            try:
+                line = decode(text)
+            except msgspec.MsgspecError:  # raw control characters, perhaps, which ClickHouse takes
+                line = msgspec.convert(_LOOSE.decode(text.decode()), _Line)
             partition = clickhouse_partition(line.created_at)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             yield None
             continue
-        event_id = line.id.lower()
-        yield Placed(event_id, line.created_at, partition) if _UUID.fullmatch(event_id) else None
+        if not UUID.fullmatch(line.id):
+            yield None
+            continue
+        written = line.id.lower() if "-" in line.id else str(uuid.UUID(line.id))
+        yield Placed(written, line.created_at, partition)
 
 
 def parts(items: list[T]) -> list[list[T]]:

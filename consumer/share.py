@@ -17,21 +17,20 @@ class BadShare:
         self._window_rows = window_rows
         self._batches: deque[tuple[int, int]] = deque()
         self._rows = 0
-        self._bad = 0
 
     def add(self, rows: int, bad: int) -> None:
         """A batch is done: so many rows, bad ones among them."""
         self._batches.append((rows, bad))
         self._rows += rows
-        self._bad += bad
         while self._batches and self._rows - self._batches[0][0] >= self._window_rows:
-            rows, bad = self._batches.popleft()
-            self._rows -= rows
-            self._bad -= bad
+            self._rows -= self._batches.popleft()[0]
 
     def exceeded(self, rows: int, bad: int) -> str:
         """Why it would be too much with this batch; empty if it would not."""
-        rows, bad = self._rows + rows, self._bad + bad
+        for earlier_rows, earlier_bad in reversed(self._batches):
+            if rows >= self._window_rows:  # older ones would hide what has begun since
+                break
+            rows, bad = rows + earlier_rows, bad + earlier_bad
         if rows < self._window_rows or bad <= rows * self._most:
             return ""
         return f"{bad} of the last {rows} events cannot be inserted, more than {self._most:.0%}"

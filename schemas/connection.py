@@ -110,11 +110,11 @@ def explained(error: ClickHouseError, address: Address) -> SchemaError:
     if code == _NO_RIGHTS:
         return SchemaError(
             f"user {address.username!r} lacks a right on ClickHouse at {address.shown}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         )
     if code is None:
         return SchemaError(f"ClickHouse at {address.shown} cannot be reached: {_cause(error)}")
-    return SchemaError(f"ClickHouse at {address.shown}: {_first_line(error)}")
+    return SchemaError(f"ClickHouse at {address.shown}: {first_line(error)}")
 
 
 def told(error: BaseException) -> str:
@@ -127,11 +127,11 @@ def told(error: BaseException) -> str:
 
 def _cause(error: ClickHouseError) -> str:
     """What the operating system said, out of the several layers that wrapped it."""
-    text = _first_line(error)
+    text = first_line(error)
     found = re.search(r"\[Errno -?\d+\] ([^\"')]+)", text)
     return found[1] if found else text
 
 
-def _first_line(error: ClickHouseError) -> str:
+def first_line(error: ClickHouseError) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -54,7 +54,7 @@ from schemas.event import UINT32_MAX, Record
 from schemas.plain import LINE_BYTES, doubtful
 from schemas.tables import CREATED_AT_END, CREATED_AT_FIRST
 
-__all__ = ["DEPTH", "LINE_BYTES", "REASONS", "Fault", "Reason", "fault", "faults"]
+__all__ = ["DEPTH", "LINE_BYTES", "REASONS", "UUID", "Fault", "Reason", "fault", "faults"]
 
 DEPTH: Final = 64
 
@@ -228,7 +228,7 @@ def _text(name: str, value: object) -> Fault | None:
 def _id(name: str, value: object) -> Fault | None:
     if type(value) is not str:
         return Fault("wrong_type", f"{name} must be text, not {_kind(value)}")
-    if not _UUID.fullmatch(value):
+    if not UUID.fullmatch(value):
         return Fault("bad_id", f"{name} must be a UUID, not {_shown(value)}")
     if not value.strip("0-"):
         return Fault("bad_id", f"{name} must not be all zeros")
@@ -291,7 +291,7 @@ def _shown(value: str) -> str:
     return ascii(str(value) if len(value) <= 64 else value[:61] + "...")
 
 
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+UUID: Final = re.compile(r"[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 _AMOUNT: Final = re.compile(r"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
 

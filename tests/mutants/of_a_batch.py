@@ -280,4 +280,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_bad_rows.py::test_more_than_the_share_of_a_full_window_stops_the_partition"
         "_before_any_letter",
     ),
+    mutant(
+        "good-batches-hide-bad-ones", 0, "the share is one of the newest events, and of no others",
+        "consumer/share.py",
+        "            if rows >= self._window_rows:",
+        "            if False:",
+        "test_share.py::test_what_has_begun_is_not_hidden_by_good_batches_before_it",
+    ),
 )  # fmt: skip

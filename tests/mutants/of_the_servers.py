@@ -85,9 +85,9 @@ INSERTS = (
     ),
     _mutant(
         "too-many-parts-is-poison", 13, "too many parts (252) passes",
-        _CLICKHOUSE,
-        "242, 252, 285,",
-        "242, 285,",
+        "consumer/errors.py",
+        "243, 252, 279,",
+        "243, 279,",
         f"{_INSERTS}test_too_many_parts_pass",
     ),
     _mutant(
@@ -95,7 +95,29 @@ INSERTS = (
         _CLICKHOUSE,
         'error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower()',
         'error.code == _TOO_MANY_PARTS and "no such words" in why.lower()',
-        f"{_INSERTS}test_too_many_partitions_never_pass",
+        f"{_INSERTS}test_only_what_speaks_of_the_lines_has_them_looked_at",
+    ),
+    _mutant(
+        "every-error-is-the-lines-fault", 0, "only what speaks of the lines has them looked at",
+        _CLICKHOUSE,
+        "and (error.code in UNREADABLE or named or behind)",
+        "",
+        f"{_INSERTS}test_only_what_speaks_of_the_lines_has_them_looked_at",
+    ),
+    _mutant(
+        "trouble-blames-rows", 0, "a server that is away or overloaded blames no row",
+        "consumer/thrown.py",
+        "        if error.code is None or error.code in PASSING:\n            raise\n",
+        "",
+        "tests/integration/consumer/test_thrown.py::test_a_server_in_trouble_blames_no_row",
+    ),
+    _mutant(
+        "odd-lines-are-nowhere", 20, "whatever can land is placed, however oddly it is written",
+        "consumer/placing.py",
+        "line = msgspec.convert(_LOOSE.decode(text.decode()), _Line)",
+        "raise",
+        "tests/integration/consumer/test_thrown.py::"
+        "test_a_line_that_is_written_oddly_is_missing_until_it_landed_and_stays_erased",
     ),
     _mutant(
         "few-partitions", 13, "an insert may touch any number of ClickHouse partitions",
@@ -224,7 +246,7 @@ INSERTS = (
     _mutant(
         "a-hold-is-a-refusal", 23, "an insert that a rebuild holds is sent again",
         _CLICKHOUSE,
-        "    if error.code == _REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):\n",
+        "    if error.code == REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):\n",
         "    if False:\n",
         f"{_INSERTS}test_a_hold_passes",
     ),

@@ -14,7 +14,7 @@ PURE = (
     "share", "ndjson", "flight",
 )  # fmt: skip
 ADAPTERS = ("kafka", "kafka_client", "clickhouse", "content", "coverage", "by_number",
-            "erased", "reading", "placing", "thrown", "dead_letters")  # fmt: skip
+            "erased", "reading", "placing", "thrown", "errors", "dead_letters")  # fmt: skip
 # What runs a consumer, and what a person runs beside it. A tool never runs a consumer, nor the
 # other way round: they share adapters and the core's types, and nothing that acts.
 SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
@@ -52,7 +52,7 @@ KNOWS = {
 }
 ADAPTERS_KNOW = {
     "ports", "batch", "ledger", "recovery", "commands", "config", "content", "coverage",
-    "by_number", "erased", "reading", "placing", "thrown",
+    "by_number", "erased", "reading", "placing", "thrown", "errors",
     "kafka_client",
 }  # fmt: skip
 # The types that the ports speak with: what an adapter may take of the modules that decide.

@@ -16,9 +16,10 @@ from consumer.commands import Isolated, Outcome
 from consumer.runner import clock
 from schemas.layout import literal
 from schemas.record import Fault, faults
+from tests.fixtures.batches import SOURCE, batch, name
 from tests.fixtures.clickhouse import ClickHouse
 from tests.integration.consumer.test_inserts import JANUARY, rows, table_of
-from tests.integration.consumer.test_table import _SOURCE, batch, event, name
+from tests.integration.consumer.test_table import event
 
 _BAD = (0, 17, 18, 2_500, 4_999)
 
@@ -47,7 +48,7 @@ def test_all_lines_that_cannot_be_read_are_found_and_none_is_inserted(
     made = batch(0, *(of(n, b"FR" if n in _BAD else b"it's") for n in range(5_000)))
     refused = table.insert(made, name(made), clock() + 60, None)
     assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, True)
-    found = table.isolate(_SOURCE, made, refused.why, None)
+    found = table.isolate(SOURCE, made, refused.why, None)
     assert isinstance(found, Isolated)
     assert [letter.offset for letter in found.letters] == list(_BAD)
     assert {letter.reason for letter in found.letters} == {"refused"}
@@ -80,7 +81,7 @@ def test_no_line_is_looked_at_twice(
     wraps = of(2, b"DE")[:-1] + b',"duration":18446744073709551617}'
     made = batch(0, of(1, b"DE"), wraps, of(3, b"FR"), of(4, b"DE"))
     refused = table.insert(made, name(made), clock() + 60, None)
-    found = table.isolate(_SOURCE, made, refused.why, None)
+    found = table.isolate(SOURCE, made, refused.why, None)
     assert isinstance(found, Isolated)
     assert [(each.offset, each.reason) for each in found.letters] == [(1, "out_of_range")]
     assert sorted(looked) == sorted(made.lines())

@@ -9,7 +9,6 @@ import uuid
 import orjson
 import pytest
 
-from consumer.batch import Batch, Filling, Records
 from consumer.clickhouse import ClickHouseTable
 from consumer.commands import Sifted
 from consumer.config import consumer_settings
@@ -18,6 +17,7 @@ from deploy.local.waiting import wait_until
 from schemas.layout import read
 from schemas.settings import load
 from schemas.tables import LANDING
+from tests.fixtures.batches import batch
 from tests.fixtures.clickhouse import ClickHouse
 
 _JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
@@ -38,7 +38,7 @@ class Erased:
 
     def kept(self, *lines: bytes, append_ms: int = 0) -> list[int]:
         """The numbers of the lines that are inserted."""
-        sifted = self.table.sift(batch(*lines, append_ms=append_ms), frozenset(), by_ids=False)
+        sifted = self.table.sift(batch(0, *lines, append_ms=append_ms), frozenset(), by_ids=False)
         assert isinstance(sifted, Sifted), sifted
         missing = sifted.missing
         return [] if missing is None else [offset for offset, _, _ in missing.origins()]
@@ -56,12 +56,6 @@ def event(session: str, created_at: int = _JANUARY, **more: object) -> bytes:
     named = {"project_id": "p", "session_id": session, "name": "screen_view"}
     times = {"created_at": created_at, "received_at": created_at}
     return orjson.dumps({"id": str(uuid.uuid4()), **named, **times, **more})
-
-
-def batch(*lines: bytes, append_ms: int = 0) -> Batch:
-    filling = Filling(0)
-    filling.add(Records(range(len(lines)), lines, len(lines), append_ms), 0.0)
-    return filling.close()
 
 
 def test_without_a_deletion_everything_is_inserted(erased: Erased) -> None:
@@ -88,7 +82,7 @@ def test_a_lightweight_deletion(erased: Erased) -> None:
 
 def test_where_the_ids_decide_too(erased: Erased) -> None:
     erased.delete("session_id = 'a'")
-    made = batch(event("a"), event("b"))
+    made = batch(0, event("a"), event("b"))
     sifted = erased.table.sift(made, frozenset({"202601"}), by_ids=True)
     assert isinstance(sifted, Sifted)
     assert sifted.missing is not None

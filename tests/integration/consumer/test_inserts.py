@@ -16,8 +16,9 @@ from consumer.config import consumer_settings
 from consumer.runner import clock
 from schemas.settings import load
 from schemas.tables import HOLD
+from tests.fixtures.batches import SOURCE, batch, name
 from tests.fixtures.clickhouse import ClickHouse
-from tests.integration.consumer.test_table import _SOURCE, batch, event, land, name
+from tests.integration.consumer.test_table import event, land
 
 JANUARY, FEBRUARY = 1_767_225_600_000, 1_769_904_000_000
 MONTH_MS = 31 * 24 * 3_600_000
@@ -115,23 +116,47 @@ def test_too_many_parts_pass(table: ClickHouseTable, client: Client) -> None:
     assert answer.outcome is Outcome.FAILED
 
 
-def test_too_many_partitions_never_pass(
-    table: ClickHouseTable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "words", "outcome"),
+    [
+        # our own inserts may have any number of partitions
+        (252, "Too many partitions for single INSERT block (more than 100).", Outcome.REFUSED),
+        (395, "no: while evaluating: while pushing to view penstock.x_mv.", Outcome.REFUSED),
+        (9_999, "Cannot read it: (at row 1)", Outcome.REFUSED),
+        (243, "Cannot reserve 1.00 MiB, not enough space.", Outcome.FAILED),
+        (243, "Cannot reserve: while pushing to view penstock.x_mv.", Outcome.FAILED),
+        (75, "Cannot write to file: No space left on device.", Outcome.FAILED),
+        (9_999, "Something that no line is to blame for.", Outcome.FAILED),
+    ],
+)
+def test_only_what_speaks_of_the_lines_has_them_looked_at(
+    table: ClickHouseTable,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    words: str,
+    outcome: Outcome,
 ) -> None:
-    """In the server's words: our own inserts may have any number."""
+    """In the server's words. A disk that is full is no fault of any line."""
 
     def refused(*_: object, insert_block: Iterable[bytes], **__: object) -> None:
         list(insert_block)
-        error = DatabaseError(
-            "Code: 252. DB::Exception: Too many partitions for single INSERT block "
-            "(more than 100). (TOO_MANY_PARTS)"
-        )
-        error.code = 252
+        error = DatabaseError(f"Code: {code}. DB::Exception: {words}")
+        error.code = code
         raise error
 
     monkeypatch.setattr(table.client(), "raw_insert", refused)
     made = batch(0, event(1, JANUARY, 1))
-    assert table.insert(made, name(made), clock() + 60, None).outcome is Outcome.REFUSED
+    assert table.insert(made, name(made), clock() + 60, None).outcome is outcome
+
+
+def test_a_table_that_is_gone_is_no_fault_of_the_lines(
+    table: ClickHouseTable, client: Client
+) -> None:
+    table.client()
+    client.command("DROP TABLE sessions")
+    made = batch(0, event(1, JANUARY, 1))
+    answer = table.insert(made, name(made), clock() + 60, None)
+    assert (answer.outcome, "60" in (answer.why or "")) == (Outcome.FAILED, True), answer
 
 
 def test_a_hold_passes(table: ClickHouseTable, client: Client) -> None:
@@ -151,7 +176,7 @@ def test_a_line_of_the_ledger_that_was_written_twice_counts_once(
         "INSERT INTO batches SELECT * FROM batches WHERE clickhouse_partition = '202601'"
     )
     assert rows(client, "SELECT sum(rows) FROM batches") == [(6,)]
-    read = table.coverage(_SOURCE, 0, None, whole=whole)
+    read = table.coverage(SOURCE, 0, None, whole=whole)
     assert isinstance(read, CoverageRead)
     (found,) = read.coverage.batches
     assert (found.listed_rows, found.expected_rows) == (4, 4)
@@ -163,7 +188,7 @@ def test_what_lands_unlisted_is_covered_by_its_stamps(
 ) -> None:
     land(table, batch(0, *lines(4)))
     client.command("TRUNCATE TABLE batches")
-    read = table.coverage(_SOURCE, 0, None, whole=True)
+    read = table.coverage(SOURCE, 0, None, whole=True)
     assert isinstance(read, CoverageRead)
     (found,) = read.coverage.batches
     assert (found.first, found.end, found.listed) == (0, 4, frozenset())
@@ -221,7 +246,7 @@ def test_a_view_that_quotes_a_long_text_has_been_given_rows_of_the_table(
     )
     refused = table.insert(made, name(made), clock() + 60, None)
     assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
-    found = table.isolate(_SOURCE, made, refused.why, 0)
+    found = table.isolate(SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [(letter.offset, letter.in_table) for letter in found.letters] == [(1, True)]
     assert len(found.letters[0].error) <= 1000
@@ -235,7 +260,7 @@ def test_a_member_that_is_named_like_a_views_error_is_a_bad_line(
     made = batch(0, event(1, JANUARY, 1), with_member(event(2, JANUARY, 1), member + behind, "v"))
     refused = table.insert(made, name(made), clock() + 60, None)
     assert refused.outcome is Outcome.REFUSED
-    found = table.isolate(_SOURCE, made, refused.why, 0)
+    found = table.isolate(SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [letter.offset for letter in found.letters] == [1]
 

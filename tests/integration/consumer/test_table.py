@@ -7,7 +7,7 @@ import time
 import orjson
 import pytest
 
-from consumer.batch import Batch, Filling, Records
+from consumer.batch import Batch
 from consumer.clickhouse import ClickHouseTable
 from consumer.commands import (
     CoverageRead,
@@ -19,13 +19,12 @@ from consumer.commands import (
     StampsRead,
 )
 from consumer.config import consumer_settings
-from consumer.ledger import ROWS_VERSION, Intent, Source, token
+from consumer.ledger import ROWS_VERSION, Source
 from consumer.runner import clock
 from schemas.settings import load
+from tests.fixtures.batches import ANNOUNCED_MS, SOURCE, batch, name
 from tests.fixtures.clickhouse import ClickHouse
 
-_SOURCE = Source("cluster", "events", "topic-id", 3)
-_ANNOUNCED = 1_770_000_000_000
 _JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
 
 
@@ -48,21 +47,6 @@ def event(number: int, created_at: int, received_at: int) -> bytes:
     )
 
 
-def batch(first: int, *lines: bytes) -> Batch:
-    filling = Filling(first)
-    end = first + len(lines)
-    filling.add(Records(range(first, end), lines, end, 0), 0.0)
-    return filling.close()
-
-
-def name(made: Batch, epoch: int = 0) -> str:
-    """The token of a batch that was announced at a fixed time."""
-    note = Intent(
-        made.first, made.end, made.rows, made.digest, epoch, ROWS_VERSION, "topic-id", _ANNOUNCED
-    )
-    return token(_SOURCE, made, note)
-
-
 def land(table: ClickHouseTable, made: Batch, epoch: int = 0) -> None:
     answer = table.insert(made, name(made, epoch), clock() + 60, None)
     assert answer.outcome is Outcome.LANDED, answer.why
@@ -72,12 +56,12 @@ def test_a_batch_that_landed_has_its_stamp_in_each_clickhouse_partition(
     table: ClickHouseTable,
 ) -> None:
     made = batch(10, event(1, _JANUARY, _JANUARY), event(2, _FEBRUARY, _FEBRUARY))
-    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset({"202601", "202602"}))
+    assert table.stamps(SOURCE, made, 0, 0) == StampsRead(frozenset({"202601", "202602"}))
     land(table, made)
-    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset())
-    assert table.stamps(_SOURCE, made, 1, 0) == StampsRead(frozenset()), "the ids are there"
+    assert table.stamps(SOURCE, made, 0, 0) == StampsRead(frozenset())
+    assert table.stamps(SOURCE, made, 1, 0) == StampsRead(frozenset()), "the ids are there"
     other = batch(10, event(3, _JANUARY, _JANUARY), event(2, _FEBRUARY, _FEBRUARY))
-    assert table.stamps(_SOURCE, other, 1, 0) == StampsRead(frozenset({"202601"}))
+    assert table.stamps(SOURCE, other, 1, 0) == StampsRead(frozenset({"202601"}))
 
 
 def test_a_batch_of_resends_that_collapsed_counts_as_landed(
@@ -89,7 +73,7 @@ def test_a_batch_of_resends_that_collapsed_counts_as_landed(
     client = clickhouse_with_schema.client()
     client.command("OPTIMIZE TABLE events FINAL")
     assert client.query("SELECT _first FROM events").result_rows == [(0,)]
-    assert table.stamps(_SOURCE, again, 0, 0) == StampsRead(frozenset())
+    assert table.stamps(SOURCE, again, 0, 0) == StampsRead(frozenset())
 
 
 def test_an_insert_past_its_deadline_is_not_sent(
@@ -107,7 +91,7 @@ def test_coverage_is_what_landed_past_the_offset(table: ClickHouseTable, whole: 
     land(table, batch(0, event(1, _JANUARY, _JANUARY)))
     land(table, batch(1, event(2, _JANUARY, _JANUARY), event(3, _FEBRUARY, _FEBRUARY)))
     land(table, batch(3, event(4, _FEBRUARY, _FEBRUARY)), epoch=2)
-    read = table.coverage(_SOURCE, 1, None, whole=whole)
+    read = table.coverage(SOURCE, 1, None, whole=whole)
     assert isinstance(read, CoverageRead)
     found = read.coverage.batches
     assert [(c.first, c.end, c.epoch, c.expected_rows) for c in found] == [
@@ -118,7 +102,7 @@ def test_coverage_is_what_landed_past_the_offset(table: ClickHouseTable, whole: 
     assert found[0].listed == months
     assert found[0].stamped == (months if whole else frozenset())
     assert found[0].complete == whole
-    assert (found[0].version, found[0].announced_ms) == (ROWS_VERSION, _ANNOUNCED)
+    assert (found[0].version, found[0].announced_ms) == (ROWS_VERSION, ANNOUNCED_MS)
     assert abs(found[0].landed_ms - before_ms) < 60_000
     assert read.coverage.entries_since == 4, "one a batch and ClickHouse partition, all partitions"
     other = Source("cluster", "events", "another-id", 3)
@@ -163,7 +147,7 @@ def test_bad_lines_are_found_and_what_is_in_the_table_is_said(table: ClickHouseT
     made = batch(5, event(1, _JANUARY, 1), b'{"id": 5}', b"{", b"\xff", event(2, _JANUARY, 1))
     refused = table.insert(made, name(made), clock() + 60, None)
     assert refused.outcome is Outcome.REFUSED
-    found = table.isolate(_SOURCE, made, refused.why, 0)
+    found = table.isolate(SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [(letter.offset, letter.line, letter.in_table) for letter in found.letters] == [
         (6, 0, False), (7, 0, False), (8, 0, False),
@@ -171,18 +155,18 @@ def test_bad_lines_are_found_and_what_is_in_the_table_is_said(table: ClickHouseT
     rest = made.without(found.letters)
     answer = table.insert(rest, name(made), clock() + 60, None)
     assert (answer.outcome, answer.rows) == (Outcome.LANDED, 2)
-    assert table.stamps(_SOURCE, rest, 0, 0) == StampsRead(frozenset())
+    assert table.stamps(SOURCE, rest, 0, 0) == StampsRead(frozenset())
 
     # Nothing is at fault by itself: the row that ClickHouse named, and where it is by now.
     good = batch(20, event(7, _JANUARY, 1), event(8, _JANUARY, 1))
     land(table, good)
     for epoch, in_table in ((0, True), (1, False), (None, False)):
-        named = table.isolate(_SOURCE, good, "too bad: (at row 2)", epoch)
+        named = table.isolate(SOURCE, good, "too bad: (at row 2)", epoch)
         assert isinstance(named, Isolated)
         assert [(each.offset, each.reason, each.in_table) for each in named.letters] == [
             (21, "refused", in_table)
         ]
-    assert table.isolate(_SOURCE, good, "a view throws", 0) == Isolated(())
+    assert table.isolate(SOURCE, good, "a view throws", 0) == Isolated(())
 
 
 @pytest.mark.parametrize("named", ["", " AS e"])
@@ -201,7 +185,7 @@ def test_rows_that_a_view_cannot_take_are_found_in_the_table(
     made = batch(0, *(event(n, (_JANUARY, _FEBRUARY)[n % 2], received[n]) for n in range(40)))
     refused = table.insert(made, name(made), clock() + 60, None)
     assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
-    found = table.isolate(_SOURCE, made, refused.why, 0)
+    found = table.isolate(SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [(each.offset, each.reason, each.in_table) for each in found.letters] == [
         (3, "refused", True), (17, "refused", True), (18, "refused", True),
@@ -225,7 +209,7 @@ def test_lines_before_the_one_that_was_not_read_are_not_looked_at(table: ClickHo
     named = name(body)
     set_aside = []
     while (answer := table.insert(body, named, clock() + 60, None)).outcome is Outcome.REFUSED:
-        found = table.isolate(_SOURCE, body, answer.why, None)
+        found = table.isolate(SOURCE, body, answer.why, None)
         assert isinstance(found, Isolated)
         set_aside.append([letter.offset for letter in found.letters])
         body = body.without(found.letters)
@@ -250,7 +234,7 @@ def test_where_a_view_threw_a_line_that_the_table_took_is_no_letter(
     made = batch(0, wraps, event(2, _JANUARY, 666), quoted)
     refused = table.insert(made, name(made), clock() + 60, None)
     assert (refused.outcome, refused.untouched) == (Outcome.REFUSED, False)
-    found = table.isolate(_SOURCE, made, refused.why, 0)
+    found = table.isolate(SOURCE, made, refused.why, 0)
     assert isinstance(found, Isolated)
     assert [(each.offset, each.in_table) for each in found.letters] == [(1, True)]
     assert client.query("SELECT count() FROM events").result_rows == [(3,)]
@@ -267,7 +251,7 @@ def test_where_the_view_of_the_landing_table_threw_the_lines_are_looked_through(
     assert "while pushing to view" in (refused.why or "")
     spoken_of = f"while pushing to view {clickhouse_with_schema.database}.sessions_mv"
     for why in (refused.why, f"Cannot read '{spoken_of}': (at row 1): While executing"):
-        found = table.isolate(_SOURCE, made, why, 0)
+        found = table.isolate(SOURCE, made, why, 0)
         assert isinstance(found, Isolated)
         assert [(each.offset, each.reason, each.in_table) for each in found.letters] == [
             (1, "out_of_range", False)
@@ -284,14 +268,14 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
         client.command(f"TRUNCATE TABLE {short}")
     months = frozenset({"202601", "202602"})
     asked_ms = int(time.time() * 1000)
-    assert table.restore(_SOURCE, 0, 2, months, asked_ms) == Restored()
+    assert table.restore(SOURCE, 0, 2, months, asked_ms) == Restored()
     sums = "SELECT sum(events) FROM sessions_daily"
     assert client.query(sums).result_rows == [(2,)]
     assert client.query("SELECT count() FROM sessions").result_rows == [(2,)]
-    read = table.coverage(_SOURCE, 0, None, whole=True)
+    read = table.coverage(SOURCE, 0, None, whole=True)
     assert isinstance(read, CoverageRead)
     assert [(c.first, c.end, c.listed) for c in read.coverage.batches] == [(0, 2, months)]
-    told = table.stamps(_SOURCE, made, 0, int(time.time() * 1000) - 60_000)
+    told = table.stamps(SOURCE, made, 0, int(time.time() * 1000) - 60_000)
     assert told == StampsRead(frozenset(), months)
 
     # What was asked for before a rebuild began is served by it; what is asked for now is not.
@@ -299,9 +283,9 @@ def test_restoring_brings_sums_and_ledger_up_to_the_table(
         return int(client.query("SELECT count() FROM rebuilds FINAL").result_rows[0][0])
 
     before = rebuilds()
-    assert table.restore(_SOURCE, 0, 2, months, asked_ms - 60_000) == Restored()
+    assert table.restore(SOURCE, 0, 2, months, asked_ms - 60_000) == Restored()
     assert rebuilds() == before
-    assert table.restore(_SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
+    assert table.restore(SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
     assert rebuilds() == before + 2
 
 
@@ -319,7 +303,7 @@ def test_sums_that_are_left_in_doubt_are_counted_and_told(
     land(table, batch(0, event(1, _JANUARY, 1), event(2, _FEBRUARY, 1)))
     client.command("TRUNCATE TABLE batches")
     months = frozenset({"202601", "202602"})
-    assert table.restore(_SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
+    assert table.restore(SOURCE, 0, 2, months, int(time.time() * 1000)) == Restored()
     assert client.query("SELECT count() FROM batches").result_rows == [(2,)], "all else is done"
     assert client.query("SELECT sum(events) FROM sessions_daily").result_rows == [(2,)]
     assert doubted == [1], "once a mend"
@@ -339,12 +323,12 @@ def test_what_cannot_be_rebuilt_is_left_in_the_last_try_and_not_before(
     client.command("TRUNCATE TABLE sessions_daily")
     client.command("DROP VIEW pages_daily_mv")
     months, asked_ms = frozenset({"202601", "202602"}), int(time.time() * 1000)
-    failed = table.restore(_SOURCE, 0, 2, months, asked_ms)
+    failed = table.restore(SOURCE, 0, 2, months, asked_ms)
     assert isinstance(failed, ReadFailed)
     assert failed.spent
     assert "pages_daily_mv is missing" in failed.why
     assert doubted == []
-    assert table.restore(_SOURCE, 0, 2, months, asked_ms, last=True) == Restored()
+    assert table.restore(SOURCE, 0, 2, months, asked_ms, last=True) == Restored()
     told = [record.getMessage() for record in caplog.records]
     assert told == ["sums may be wrong and are left as they are"] * 2
     assert doubted == [1]
@@ -354,7 +338,7 @@ def test_what_cannot_be_rebuilt_is_left_in_the_last_try_and_not_before(
         ),
         clock,
     )
-    unheard = away.restore(_SOURCE, 0, 2, months, asked_ms, last=True)
+    unheard = away.restore(SOURCE, 0, 2, months, asked_ms, last=True)
     assert isinstance(unheard, ReadFailed)
     assert not unheard.spent, "the server was not there"
 
@@ -371,11 +355,11 @@ def test_views_of_others_may_lack_rows_after_a_doubt_and_that_is_told(
     )
     client.command("CREATE MATERIALIZED VIEW mine_mv TO mine AS SELECT id FROM events")
     land(table, batch(0, event(1, _JANUARY, 1)))
-    read = table.coverage(_SOURCE, 0, None, whole=True)
+    read = table.coverage(SOURCE, 0, None, whole=True)
     assert isinstance(read, CoverageRead)
     assert read.coverage.window_entries == 4, "a replay must find its token there as well"
     months = frozenset({"202601"})
-    assert table.restore(_SOURCE, 0, 1, months, int(time.time() * 1000)) == Restored()
+    assert table.restore(SOURCE, 0, 1, months, int(time.time() * 1000)) == Restored()
     (told,) = caplog.records
     assert "views that are not of the layout may lack rows of [0, 1)" in str(vars(told))
 
@@ -386,12 +370,12 @@ def test_a_line_whose_id_is_none_is_in_no_table(table: ClickHouseTable) -> None:
         b'{"id":"%s","created_at":%d}' % (n, _JANUARY) for n in (b"", b"5", b"x" * 36, b"\\u0027")
     ]
     made = batch(0, event(1, _JANUARY, 1), *bad)
-    found = table.isolate(_SOURCE, made, "refused", 0)
+    found = table.isolate(SOURCE, made, "refused", 0)
     assert isinstance(found, Isolated)
     assert [(each.offset, each.in_table) for each in found.letters] == [
         (offset, False) for offset in (1, 2, 3, 4)
     ]
-    assert table.stamps(_SOURCE, made, 0, 0) == StampsRead(frozenset({"202601"}))
+    assert table.stamps(SOURCE, made, 0, 0) == StampsRead(frozenset({"202601"}))
     sifted = table.sift(made, frozenset(), by_ids=True)
     assert isinstance(sifted, Sifted)
     assert sifted.missing is not None

@@ -20,9 +20,10 @@ import trustme
 
 from consumer.commands import Outcome
 from consumer.runner import clock
+from tests.fixtures.batches import batch, name
 from tests.fixtures.clickhouse import ClickHouse
 from tests.integration.consumer.test_inserts import lines, rows, table_of
-from tests.integration.consumer.test_table import batch, land, name
+from tests.integration.consumer.test_table import land
 
 Strike = Callable[[socket.socket], None]
 

@@ -55,3 +55,12 @@ def test_a_share_of_nothing_stops_at_the_first_bad_row_of_a_full_window() -> Non
 
 def test_a_share_of_everything_never_stops() -> None:
     assert BadShare(1.0, 10).exceeded(10, 10) == ""
+
+
+def test_what_has_begun_is_not_hidden_by_good_batches_before_it() -> None:
+    share = BadShare(0.1, 1000)
+    share.add(50_000, 0)
+    assert share.exceeded(50_000, 10_000).startswith("10000 of the last 50000")
+    assert share.exceeded(900, 900) == "", "no window yet without the good ones"
+    share.add(900, 900)
+    assert share.exceeded(900, 900).startswith("1800 of the last 1800")
