@@ -22,6 +22,9 @@ from schemas.record import faults
 from schemas.tables import CREATED_AT_END, CREATED_AT_FIRST, LANDING, clickhouse_partition
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.lines import BASE, CASES, good
+from tests.fixtures.odd import odd_events
+from tests.fixtures.tables import against_truth
+from tests.fixtures.truth import Truth
 
 
 class Landing:
@@ -134,6 +137,16 @@ def test_all_that_pass_land_together(landing: Landing) -> None:
     lines = [case.line for case in CASES.values() if case.reason is None]
     assert faults(lines) == []
     assert landing.rows(landing.insert(lines)) == expected(lines)
+
+
+def test_a_line_that_passes_lands_as_what_it_says(
+    landing: Landing, clickhouse_with_schema: ClickHouse
+) -> None:
+    """Read by the truth of the pipeline's tests, in every table."""
+    odd = odd_events(1, 2 * len(CASES))
+    assert landing.insert([each.line for each in odd]) is not None
+    truth = Truth(each.members for each in odd)
+    assert against_truth(clickhouse_with_schema.client(), truth) == []
 
 
 # --- made lines ----------------------------------------------------------------------------------
