@@ -23,7 +23,7 @@ from typing import Any
 
 from deploy.local.child import Child
 from tests.chaos.cuts import POINTS, Cuts
-from tests.chaos.plan import ANSWERS, Fault
+from tests.chaos.plan import ANSWERS, THROWS, Fault
 from tests.chaos.proxy import HttpLink, Link, Tamper
 from tests.chaos.statements import Statements
 from tests.fixtures.pipeline import Consumer, Pipeline
@@ -292,7 +292,7 @@ class Nemesis:
         self._statements.give(
             "CREATE TABLE IF NOT EXISTS chaos_sink (x UInt8) ENGINE = Null",
             "CREATE MATERIALIZED VIEW IF NOT EXISTS chaos_throws TO chaos_sink AS SELECT "
-            f"throwIf(endsWith(toString(id), '{mark}'), 'a view throws') AS x FROM events",
+            f"throwIf(endsWith(toString(id), '{mark}'), '{THROWS}') AS x FROM events",
         )
         self._later(seconds, lambda: self._statements.give("DROP VIEW IF EXISTS chaos_throws SYNC"))
 

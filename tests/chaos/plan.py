@@ -19,6 +19,8 @@ from tests.chaos.cuts import POINTS
 SLOTS = (1, 2, 3, 4)
 PROTOCOLS = ("cooperative", "eager", "consumer")
 
+THROWS = "a view throws"  # what such a view says
+
 # Parts of the plan that need something of the consumer: each can be left out by name.
 SWITCHES = ("offsets", "views", "poison", "versions")
 OFF: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ _SOURCES = ("consumer/*.py", "schemas/*.py", "schemas/**/*.sql", "tests/chaos/*.
 
 @dataclass
 class Report:
-    """`lost` and `doubled` count events in `events FINAL`; `problems` covers all that is stored."""
+    """`lost` counts events that `events` has no row of, `doubled` rows that no copy in the topic
+    explains; `problems` covers all that is stored."""
 
     seed: int
     seconds: float

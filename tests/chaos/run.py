@@ -28,7 +28,13 @@ from tests.chaos.plan import OFF, SLOTS, Fault, plan
 from tests.chaos.poison import BAD, MOST_BYTES, Poison
 from tests.chaos.proxy import HttpLink, Link, ProxyThread
 from tests.chaos.report import Report
-from tests.chaos.verdict import ledger_problems, letter_problems, read_letters
+from tests.chaos.verdict import (
+    ledger_problems,
+    letter_problems,
+    lost_and_doubled,
+    read_letters,
+    thrown_problems,
+)
 from tests.fixtures.children import Children, await_start
 from tests.fixtures.clickhouse import OwnClickHouse
 from tests.fixtures.events import Made, made_events
@@ -302,15 +308,10 @@ class Run:
             problems.append(f"topic: {len(missing)} acknowledged events are not there")
         if there := aborted & on_topic.keys():
             problems.append(f"topic: {len(there)} aborted events are there, as {min(there)}")
-        in_table = Counter(
-            {row[0]: row[1] for row in rows_of(
-                pipeline.clickhouse.client(), "SELECT id, count() FROM events FINAL GROUP BY id"
-            )}
-        )  # fmt: skip
-        report.lost = len(on_topic.keys() - in_table.keys())
-        report.doubled = sum(count > 1 for count in in_table.values())
-        problems += line_problems(events, topic)
         client = pipeline.clickhouse.client()
+        rows = Counter(dict(rows_of(client, "SELECT id, count() FROM events GROUP BY id")))
+        report.lost, report.doubled = lost_and_doubled(on_topic, rows)
+        problems += line_problems(events, topic)
         problems += stamp_problems(client, topic)
         problems += against_truth(
             client,
@@ -318,10 +319,9 @@ class Run:
             once=Truth({each["id"]: each for each in topic.lines()}.values()),
         )
         servers, name = pipeline.kafka.bootstrap_servers, f"{pipeline.topic}.dead"
-        letters, report.dead_letters = read_letters(
-            servers, name, _LETTER_PARTITIONS, in_table=False
-        )
-        thrown, _ = read_letters(servers, name, _LETTER_PARTITIONS, in_table=True)
-        problems += ledger_problems(client, topic, thrown)
-        report.bad_lines = len(topic.bad)
+        letters = read_letters(servers, name, _LETTER_PARTITIONS)
+        problems += ledger_problems(client, topic, letters)
+        report.bad_lines, report.dead_letters = len(topic.bad), len(letters)
         problems += letter_problems(topic, letters)
+        views = [fault for fault in self.faults if fault.kind == "throwing view"]
+        problems += thrown_problems(topic, letters, {fault.details["mark"] for fault in views})
