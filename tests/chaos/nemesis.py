@@ -31,7 +31,7 @@ from tests.fixtures.pipeline import Consumer, Pipeline
 _STOPPED_FOR_OFFSETS_SECONDS = 20.0
 _STILL_SECONDS = 6.0
 _TERM_SECONDS = 10.0  # one that is told to end is killed after
-_FEWEST = 2  # consumers that are wanted, so that most faults leave somebody to go on
+_ALONE_SECONDS = 10.0  # of a consumer that is left alone: when it is struck, nobody goes on
 
 
 @dataclass
@@ -204,10 +204,13 @@ class Nemesis:
                 self._count(fault)
             case "leave":
                 slot = self._slots[fault.target]
-                if slot.child.alive and sum(s.wanted for s in self._slots.values()) > _FEWEST:
-                    self._count(fault)
+                left = sum(s.wanted for s in self._slots.values() if s is not slot)
+                if slot.child.alive and slot.wanted and left:
+                    self._count(fault, f"{left} left")
                     slot.wanted = False
                     slot.child.signal(signal.SIGTERM)
+                    if left == 1:
+                        self._later(_ALONE_SECONDS, partial(setattr, slot, "wanted", True))
             case "throwing view":
                 self._count(fault)
                 self._throwing_view(details["mark"], details["seconds"])
