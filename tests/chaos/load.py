@@ -13,7 +13,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -22,6 +23,10 @@ from tests.fixtures.records import packs
 
 _CALL_SECONDS = 5.0
 TRANSACTION_TIMEOUT_MS = 6000
+# For the topic, and for that of its dead letters: some lines are over what a line may be.
+MOST_BYTES = 4 << 20
+
+T = TypeVar("T")
 
 
 class Transactions:
@@ -94,51 +99,56 @@ class Transactions:
         return self._producer
 
 
-class Plain:
-    """Sends `events` one to a record or packed, over `seconds`, without transactions."""
+class Sender:
+    """Produces records without transactions, and keeps the ids of what was acknowledged."""
 
-    def __init__(
-        self, servers: str, topic: str, partitions: int, events: Sequence[Made], *, seed: int,
-        seconds: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, servers: str, topic: str) -> None:
         self.acknowledged: set[str] = set()
-        self._rng = random.Random(f"{seed} plain")
-        self._topic, self._partitions = topic, partitions
-        self._events, self._seconds = events, seconds
-        self._producer = Producer(
+        self._topic = topic
+        self.producer = Producer(
             {
                 "bootstrap.servers": servers,
                 "enable.idempotence": True,
                 "delivery.timeout.ms": 300_000,
+                "message.max.bytes": MOST_BYTES,
                 "log_level": 0,
             }
         )
 
-    def run(self) -> None:
-        began = time.monotonic()
-        groups = list(_groups(self._rng, self._events))
-        for number, group in enumerate(groups):
-            due = began + self._seconds * number / len(groups)
-            while (wait := due - time.monotonic()) > 0:
-                self._producer.poll(min(wait, 0.2))
-            size = self._rng.choice((1, 1, 10))
-            for at in range(0, len(group), size):
-                self._send(group[at : at + size])
-        self._producer.flush(120)
-
-    def _send(self, pack: Sequence[Made]) -> None:
-        ids = {made.id for made in pack}
+    def send(self, value: bytes | None, ids: Collection[str], partition: int) -> None:
+        """Does not wait."""
 
         def report(error: KafkaError | None, _: object) -> None:
             if error is None:
                 self.acknowledged.update(ids)
 
-        self._producer.produce(
-            self._topic,
-            packs(pack, len(pack))[0],
-            partition=self._rng.randrange(self._partitions),
-            on_delivery=report,
-        )
+        self.producer.produce(self._topic, value, partition=partition, on_delivery=report)
+
+
+class Plain(Sender):
+    """Sends lines, each with its event's id, one to a record or packed, over `seconds`."""
+
+    def __init__(
+        self, servers: str, topic: str, partitions: int, lines: Sequence[tuple[str, bytes]], *,
+        seed: int, seconds: float,
+    ) -> None:  # fmt: skip
+        super().__init__(servers, topic)
+        self._rng = random.Random(f"{seed} plain")
+        self._partitions = partitions
+        self._lines, self._seconds = lines, seconds
+
+    def run(self) -> None:
+        began = time.monotonic()
+        groups = list(_groups(self._rng, self._lines))
+        for number, group in enumerate(groups):
+            due = began + self._seconds * number / len(groups)
+            while (wait := due - time.monotonic()) > 0:
+                self.producer.poll(min(wait, 0.2))
+            size = self._rng.choice((1, 1, 10))
+            for at in range(0, len(group), size):
+                ids, lines = zip(*group[at : at + size], strict=True)
+                self.send(b"\n".join(lines), ids, self._rng.randrange(self._partitions))
+        self.producer.flush(120)
 
 
 class Load:
@@ -159,7 +169,7 @@ class Load:
         return not any(thread.is_alive() for thread in self._threads)
 
 
-def _groups(rng: random.Random, events: Sequence[Made]) -> list[Sequence[Made]]:
+def _groups(rng: random.Random, events: Sequence[T]) -> list[Sequence[T]]:
     groups, at = [], 0
     while at < len(events):
         size = rng.choice((1, 5, 20, 60))

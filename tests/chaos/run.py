@@ -22,10 +22,10 @@ from deploy.local.child import Child
 from deploy.local.waiting import free_port, wait_until
 from schemas.settings import BY_NAME
 from tests.chaos.cuts import POINTS, Cuts
-from tests.chaos.load import Load, Plain, Transactions
+from tests.chaos.load import MOST_BYTES, Load, Plain, Transactions
 from tests.chaos.nemesis import Nemesis, Slot
 from tests.chaos.plan import OFF, SLOTS, Fault, plan
-from tests.chaos.poison import BAD, MOST_BYTES, Poison
+from tests.chaos.poison import BAD, Poison
 from tests.chaos.proxy import HttpLink, Link, ProxyThread
 from tests.chaos.report import Report
 from tests.chaos.verdict import (
@@ -40,18 +40,21 @@ from tests.fixtures.clickhouse import OwnClickHouse
 from tests.fixtures.events import Made, made_events
 from tests.fixtures.kafka import OwnKafka
 from tests.fixtures.loading import Loader
+from tests.fixtures.odd import Odd, odd_events
 from tests.fixtures.pipeline import PROJECTS, Consumer, Pipeline, line_problems
+from tests.fixtures.records import line
 from tests.fixtures.tables import Topic, against_truth, rows_of, stamp_problems
 from tests.fixtures.truth import Truth
 from tests.mutants.switching import environment_without
 
 PARTITIONS = 8
 EVENTS_PER_SECOND = 250
+_ODD_PER_SECOND = 5  # besides
 _LETTER_PARTITIONS = 2
 _CALM_EVENTS = 1000
 _AT_FIRST = 3  # consumers
 _SETTLE_SECONDS = 180.0
-_TURNS = ("2026-02-28", "2026-03-31")
+_TURNS = ("2025-12-31", "2026-01-31")  # in the months of the odd events
 _SETTINGS: dict[str, Any] = {
     "BATCH_ROWS": "200",
     "BATCH_AGE_SECONDS": "0.3",
@@ -206,9 +209,13 @@ class Run:
             pipeline.shim_port, shares[0], seed=seed, body_events=20, connections=8,
             seconds=seconds, abandons=0.03,
         )  # fmt: skip
-        plain = Plain(*at_kafka, shares[1], seed=seed, seconds=seconds)
+        made = [(each.id, line(each)) for each in shares[1]]
+        plain = Plain(*at_kafka, made, seed=seed, seconds=seconds)
+        odd = odd_events(seed, int(_ODD_PER_SECOND * seconds))
+        written = [(each.id, each.line) for each in odd]
+        oddly = Plain(*at_kafka, written, seed=seed + 1, seconds=seconds)
         transactions = Transactions(*at_kafka, shares[2], seed=seed, seconds=seconds)
-        load = Load(loader, plain, transactions)
+        load = Load(loader, plain, oddly, transactions)
         load.start()
         poison = Poison(*at_kafka, good)
         nemesis = Nemesis(pipeline, slots, servers, cuts, poison)
@@ -221,6 +228,7 @@ class Run:
                 "shim: acknowledged": len(loader.loaded.acknowledged),
                 "shim: given up by clients": len(loader.loaded.abandoned),
                 "plain: acknowledged": len(plain.acknowledged),
+                "oddly written: acknowledged": len(oddly.acknowledged),
                 "transactions: committed": len(transactions.committed),
                 "transactions: aborted": len(transactions.aborted),
                 "transactions: in doubt": len(transactions.unknown),
@@ -232,13 +240,14 @@ class Run:
             problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
             problems += self._trying(pipeline)
             return
-        topic = pipeline.read_topic(BAD)
+        topic = pipeline.read_topic(BAD, {each.line: each.members for each in odd})
         problems += nemesis.trouble
         problems += [f"partition stopped: {why}" for why in pipeline.halted()[:5]]
         problems += [f"shim refused {i}: {why}" for i, why in loader.loaded.refused.items()][:5]
         told = {made.id for made in calm} | loader.loaded.acknowledged
-        told |= plain.acknowledged | transactions.committed | poison.acknowledged
-        self._against_truth(pipeline, topic, events, told, transactions.aborted)
+        told |= plain.acknowledged | oddly.acknowledged
+        told |= transactions.committed | poison.acknowledged
+        self._against_truth(pipeline, topic, events, odd, told, transactions.aborted)
 
     def _settle(self, pipeline: Pipeline, nemesis: Nemesis, sent: Callable[[], bool]) -> None:
         began = time.monotonic()
@@ -298,6 +307,7 @@ class Run:
         pipeline: Pipeline,
         topic: Topic,
         events: list[Made],
+        odd: list[Odd],
         told: set[str],
         aborted: set[str],
     ) -> None:
@@ -311,7 +321,7 @@ class Run:
         client = pipeline.clickhouse.client()
         rows = Counter(dict(rows_of(client, "SELECT id, count() FROM events GROUP BY id")))
         report.lost, report.doubled = lost_and_doubled(on_topic, rows)
-        problems += line_problems(events, topic)
+        problems += line_problems(events, topic, {each.id for each in odd})
         problems += stamp_problems(client, topic)
         problems += against_truth(
             client,
