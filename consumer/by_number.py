@@ -180,7 +180,7 @@ def _bearers(lines: Sequence[bytes], first: int, member: str) -> dict[str, list[
     for index in range(first, len(lines)):
         try:
             text = bytes(decode(lines[index]).value).decode()  # type: ignore[attr-defined]
-        except (msgspec.MsgspecError, ValueError):  # raw control characters, perhaps
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # raw control characters, perhaps
             continue
         if text:
             found[text].append(index)

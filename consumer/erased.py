@@ -194,7 +194,7 @@ def look(
 def _received_ms(line: bytes) -> int:
     try:
         return _received.decode(line).received_at
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return 0
 
 
