@@ -180,8 +180,8 @@ def _bearers(lines: Sequence[bytes], first: int, member: str) -> dict[str, list[
     for index in range(first, len(lines)):
         try:
             text = bytes(decode(lines[index]).value).decode()  # type: ignore[attr-defined]
-        except (msgspec.MsgspecError, ValueError, RecursionError):  # raw control characters, perhaps
-            continue
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            continue  # raw control characters, perhaps
         if text:
             found[text].append(index)
     return found
