@@ -24,6 +24,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+from consumer import arguments
 from consumer.config import ConsumerSettings
 from consumer.kafka_client import topic_identity
 from consumer.letter_index import Filter, Identity, Index
@@ -37,6 +38,7 @@ from schemas.record import REASONS
 DONE, FAILED, USAGE = 0, 1, 2
 
 PAGE_BYTES = 16 << 20  # of letters in memory, and of one transaction, unless one is larger
+_MOST_LETTERS = 1_000_000_000
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -62,7 +64,7 @@ def add_parser(commands: Any) -> None:
         chosen.add_argument(
             "--partition",
             action="append",
-            type=int,
+            type=arguments.partition,
             metavar="N",
             help="only those of this partition of the events (may be repeated)",
         )
@@ -72,7 +74,12 @@ def add_parser(commands: Any) -> None:
             metavar="TIME",
             help="only those set aside since: 90m, 12h, 7d, or RFC 3339 with a zone",
         )
-        chosen.add_argument("--limit", type=_count, metavar="N", help="only the first N of them")
+        chosen.add_argument(
+            "--limit",
+            type=arguments.whole(1, _MOST_LETTERS),
+            metavar="N",
+            help="only the first N of them",
+        )
         if name == "list":
             chosen.add_argument(
                 "--all", action="store_true", help="also those that were replayed or dropped"
@@ -268,9 +275,3 @@ def _since(text: str) -> int:
     if moment is None or moment.tzinfo is None:
         raise argparse.ArgumentTypeError("must be such as 90m, 12h, 7d or 2026-01-31T12:00:00Z")
     return int(moment.timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number from 1")
-    return int(text)

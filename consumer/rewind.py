@@ -17,7 +17,7 @@ from typing import Any
 import urllib3
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from consumer.audit import moment
+from consumer import arguments
 from consumer.config import ConsumerSettings
 from consumer.ports import LogError
 from consumer.rewind_log import GroupLog
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--partition",
         action="append",
-        type=int,
+        type=arguments.partition,
         metavar="N",
         help="only this Kafka partition (may be repeated)",
     )
@@ -60,15 +60,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def target(text: str) -> Target:
     if text in ("earliest", "latest"):
         return text
-    if text.isdecimal() and int(text) < _LEAST_TIME_MS:
-        return int(text)
-    try:
-        return (moment(text),)
-    except argparse.ArgumentTypeError:
+    at = arguments.time_ms(text)
+    if at is None:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no offset, no time such as 2026-11-23T10:00:00Z or epoch milliseconds, "
-            "and neither earliest nor latest"
-        ) from None
+            f"{arguments.shown(text)} is no offset, no time such as 2026-11-23T10:00:00Z or epoch "
+            "milliseconds, and neither earliest nor latest"
+        )
+    return at if text.isdecimal() and at < _LEAST_TIME_MS else (at,)
 
 
 def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:

@@ -171,3 +171,13 @@ def test_a_target(text: str, expected: object) -> None:
 def test_no_target(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="earliest nor latest"):
         target(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 20, "9" * 5000, "253402300800000", "1969-12-31T23:59:59.999Z", "9999-12-31T23:00-02:00"],
+)
+def test_a_time_of_which_kafka_cannot_be_asked(text: str) -> None:
+    """-1 and -2 are no times there but the log's end and its start."""
+    with pytest.raises(argparse.ArgumentTypeError, match="no time from 1970 to 9999"):
+        target(text)
