@@ -13,28 +13,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
 from consumer import preflight_clickhouse, preflight_kafka
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
 from consumer.findings import Away, Finding
+from schemas.connection import explained
 
 __all__ = ["Away", "Finding", "look", "report"]
+
+_NO_DATABASE = 81
 
 
 def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
     """Every finding, those that refuse the start first. Raises Away."""
     kafka = preflight_kafka.look(settings)
+    found = [*kafka.findings]
     try:
-        found = [
-            *kafka.findings,
-            *preflight_clickhouse.look(settings, table.client(), kafka.members),
-        ]
+        found += preflight_clickhouse.look(settings, table.client(), kafka.members)
     except ClickHouseError as error:
-        text = str(error).strip() or type(error).__name__
-        raise Away(f"ClickHouse: {text.splitlines()[0]}") from error
+        if not (isinstance(error, Error) and error.code == _NO_DATABASE):
+            raise Away(str(explained(error, settings.clickhouse))) from error
+        found.append(_missing(settings))
     return sorted(found, key=lambda finding: not finding.refuses)
+
+
+def _missing(settings: ConsumerSettings) -> Finding:
+    return Finding(
+        f"database {settings.clickhouse.database!r} does not exist on ClickHouse at "
+        f"{settings.clickhouse.base_url}",
+        "penstock-schemas apply, or name the database that has the tables in "
+        "PENSTOCK_CLICKHOUSE_URL",
+    )
 
 
 def report(findings: Sequence[Finding]) -> int:

@@ -99,9 +99,21 @@ def test_tables_that_are_not_there(kafka: Kafka, clickhouse: ClickHouse) -> None
     assert "events_landing" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_database_that_is_not_there_is_not_waited_for(
+    kafka: Kafka, clickhouse: ClickHouse, command: str
+) -> None:
+    clickhouse.drop_database()
+    done = consumer(command, kafka.bootstrap_servers, kafka.create_topic(), clickhouse.url)
+    assert done.returncode == 3
+    said = done.stdout + done.stderr
+    assert f"database '{clickhouse.database}' does not exist" in said
+    assert "penstock-schemas apply" in said
+
+
 def test_a_server_that_is_away_is_no_finding(kafka: Kafka) -> None:
     topic = kafka.create_topic()
     done = consumer("check", kafka.bootstrap_servers, topic, "http://127.0.0.1:1/penstock")
     assert done.returncode == 1
-    assert "ClickHouse" in done.stderr
+    assert "ClickHouse at http://127.0.0.1:1/penstock cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
