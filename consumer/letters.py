@@ -114,8 +114,10 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
         complain("stopped; what was settled stays settled, and the rest is as it was")
         return FAILED
     except BrokenPipeError:  # `| head` has seen enough
+        if flags.action != "list":
+            complain("stopped: nobody reads what it says; list shows what is left")
         sys.stderr.close()
-        return DONE
+        return DONE if flags.action == "list" else FAILED
 
 
 # --- list ----------------------------------------------------------------------------------------
@@ -174,6 +176,7 @@ def _settle(flags: argparse.Namespace, settings: ConsumerSettings, topic: Letter
             f"where the fix does not help, more than {most:g} of them can stop a partition "
             "(PENSTOCK_BAD_SHARE): replay a few first (--limit), and see that they do not return"
         )
+    sys.stdout.flush()  # into a pipe, too, before it asks
     if flags.dry_run:
         return DONE
     if not flags.yes and not _agreed(flags.action):

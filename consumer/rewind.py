@@ -10,6 +10,7 @@ How it is done, and why it can die anywhere: consumer/rewinding.py.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -86,6 +87,8 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
             f"{why}. The rewind is done, and what it skipped is not recorded: run it again before "
             "you start a consumer, or the audit will take it for a loss"
         )
+    except BrokenPipeError:
+        _complain("nothing was changed: nobody reads what it would do")
     except (Refused, LogError, SchemaError) as error:
         _complain(f"nothing was changed: {error}")
     except (ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
@@ -104,6 +107,7 @@ def _rewind(flags: argparse.Namespace, rewind: Rewind) -> int:
     steps = rewind.decide(flags.to, flags.partition)
     for line in intended(steps):
         print(line)
+    sys.stdout.flush()  # into a pipe, too, before it asks or waits
     steps = [step for step in steps if not step.idle]
     if not steps:
         print("nothing to do")
@@ -124,7 +128,8 @@ def _rewind(flags: argparse.Namespace, rewind: Rewind) -> int:
         rewind.wait()
         steps = rewind.decide_again(steps)
     rewind.carry_out(steps)
-    print(f"done: start the consumers of {rewind.settings.kafka_group} again")
+    with contextlib.suppress(OSError):  # it is done, whether anybody reads that or not
+        print(f"done: start the consumers of {rewind.settings.kafka_group} again", flush=True)
     return DONE
 
 

@@ -25,6 +25,7 @@ from deploy.local.child import Child
 from deploy.local.mock_broker import mock_broker
 from deploy.local.waiting import free_port, wait_until
 from schemas.settings import load
+from tests.fixtures.asking import said_before_it_asks
 from tests.fixtures.children import Children
 from tests.fixtures.kafka import Kafka
 
@@ -394,6 +395,12 @@ def test_replay_asks_and_a_dry_run_only_tells(
             monkeypatch.setattr(sys, "stdin", stdin)
             assert post.run("replay") == 1
         assert "nothing was done" in capsys.readouterr().err
+    asking = {
+        "PENSTOCK_KAFKA_BOOTSTRAP_SERVERS": post.kafka.bootstrap_servers,
+        "PENSTOCK_KAFKA_TOPIC": post.topic,
+    }
+    said = said_before_it_asks(["dead-letters", "replay"], asking)
+    assert "1 letter will be put back" in said
     assert post.events() == []
     assert post.markers() == []
     read, write = os.pipe()

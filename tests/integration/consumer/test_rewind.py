@@ -19,6 +19,7 @@ from deploy.local.waiting import wait_until
 from schemas.queries import load as load_query
 from schemas.rebuild import rebuild as really_rebuild
 from schemas.settings import load
+from tests.fixtures.asking import said_before_it_asks
 from tests.fixtures.children import ROOT, Children, environment
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.events import made_events
@@ -250,6 +251,8 @@ def test_what_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         code, _, err = world.rewind("--to", "0")
         assert (code, "nothing was changed" in err) == (expected, True)
     assert world.rewind("--to", "0", "--dry-run")[0] == 0
+    said = said_before_it_asks(["rewind", "--to", "0"], world.environment())
+    assert f"removed in all: {_EVENTS} rows" in said
 
     consumer = world.start_consumer()
     wait_until(lambda: consumer.shares(1), 30, "it has its partitions")
