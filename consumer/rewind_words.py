@@ -26,6 +26,11 @@ def intended(steps: Sequence[Step]) -> Iterator[str]:
             f"{number(len(months), 'ClickHouse partition')}, {', '.join(months)}. Rows "
             "that were erased from them come back with the log's records"
         )
+    if any(step.skipped for step in steps):
+        yield (
+            "if Kafka forgets the group's commits (offsets.retention.minutes), what was skipped is "
+            "read after all"
+        )
 
 
 def _what(step: Step) -> str:

@@ -267,6 +267,17 @@ def test_what_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(rows_of(world.client, "SELECT count() FROM rewinds")) == [[0]]
 
 
+def test_kafka_forgets_the_commits_and_what_was_skipped_is_read_after_all(world: World) -> None:
+    world.produce(100)
+    code, out, err = world.rewind("--to", "latest", "--yes")
+    assert code == 0, err
+    assert "if Kafka forgets the group's commits (offsets.retention.minutes)" in out
+    group = world.pipeline.group
+    world.pipeline.kafka.admin().delete_consumer_groups([group])[group].result()
+    world.consume()
+    world.whole()
+
+
 class Terminal:
     def __init__(self, answer: str) -> None:
         self._answer = answer

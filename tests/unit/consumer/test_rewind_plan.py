@@ -84,6 +84,11 @@ def test_forward_skips_and_takes_nothing_out() -> None:
     found = step(commit(90), 100, *TILES)
     assert (found.skipped, found.removed, found.target) == ((90, 100), (), 100)
     assert found.quiet
+    assert list(intended([found])) == [
+        "partition 0: from 90, to 100: the records of [90, 100) are SKIPPED",
+        "if Kafka forgets the group's commits (offsets.retention.minutes), what was skipped is "
+        "read after all",
+    ]
 
 
 def test_forward_over_what_landed_past_the_commit_is_refused() -> None:
