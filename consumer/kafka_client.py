@@ -140,16 +140,16 @@ def _ends(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
     return int(ends[0]), int(ends[1])
 
 
-def members(admin: AdminClient, group: str) -> int:
-    """How many consumers are in the group; 0 where there is no such group. Raises LogError."""
+def members(admin: AdminClient, group: str) -> int | None:
+    """How many consumers are in the group; 0 where there is no such group, and None where the
+    broker cannot say (the in-memory one). Raises LogError."""
     with as_log_error():
         described = admin.describe_consumer_groups([group], request_timeout=CALL_SECONDS)
         try:
             return len(described[group].result().members)
         except KafkaException as error:
-            if error.args[0].code() in (
-                KafkaError.GROUP_ID_NOT_FOUND,
-                KafkaError._UNSUPPORTED_FEATURE,  # the in-memory broker: it refuses the commit
-            ):
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
+            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+                return None
             raise

@@ -167,7 +167,7 @@ def _may_not(
 
 def _members(admin: AdminClient, group: str) -> int:
     try:
-        return members(admin, group)
+        return members(admin, group) or 0
     except LogError:
         return 0
 

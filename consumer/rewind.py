@@ -99,7 +99,7 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
 
 
 def _rewind(flags: argparse.Namespace, rewind: Rewind) -> int:
-    members = rewind.log.members()
+    members = rewind.log.told_members()
     if members and not flags.dry_run:
         raise Refused(rewind.has_members(members))
     if not flags.dry_run:
@@ -113,6 +113,11 @@ def _rewind(flags: argparse.Namespace, rewind: Rewind) -> int:
         print("nothing to do")
         return DONE
     rewind.check_possible(steps)
+    if members is None:
+        _tell(
+            f"this broker does not say who is in the group {rewind.settings.kafka_group}: make "
+            "sure that every consumer is stopped, or the rewind is refused in the end"
+        )
     if flags.dry_run:
         if members:
             _tell(f"it would be refused now: {rewind.has_members(members)}")

@@ -91,9 +91,14 @@ class GroupLog:
         """Kafka's commit and the log's ends, by partition."""
         return self._log.commits()
 
-    def members(self) -> int:
-        """How many consumers are in the group; 0 where there is no such group."""
+    def told_members(self) -> int | None:
+        """How many consumers are in the group, None where the broker cannot say. It refuses the
+        commits of a rewind then, too, while there are any."""
         return members(self._admin, self._settings.kafka_group)
+
+    def members(self) -> int:
+        """The same, and 0 where that is not to be known."""
+        return self.told_members() or 0
 
     def at_time(self, time_ms: int, ends: Mapping[int, Commit]) -> dict[int, int]:
         """By partition the first offset that was appended at that time or later; the log's end

@@ -23,7 +23,7 @@ from tests.fixtures.asking import said_before_it_asks
 from tests.fixtures.children import ROOT, Children, environment
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.events import made_events
-from tests.fixtures.kafka import Kafka
+from tests.fixtures.kafka import Kafka, MockKafka
 from tests.fixtures.pipeline import PROJECTS, Consumer, Pipeline
 from tests.fixtures.records import line, produce
 from tests.fixtures.tables import against_truth, rows_of, stamp_problems
@@ -77,12 +77,7 @@ class World:
         return self._run(rewind, "rewind", *flags, **environ)
 
     def _run(self, command: object, *flags: str, **environ: str) -> Said:
-        parser = argparse.ArgumentParser()
-        command.add_parser(parser.add_subparsers())  # type: ignore[attr-defined]
-        settings = consumer_settings(load("consumer", None, {**self.environment(), **environ}))
-        self._capsys.readouterr()
-        code = command.run(parser.parse_args([*flags]), settings)  # type: ignore[attr-defined]
-        return code, *self._capsys.readouterr()
+        return run(command, self._capsys, {**self.environment(), **environ}, *flags)
 
     def killed(self, when: str, step: str, count: int, *flags: str) -> None:
         """A rewind that dies there. See dying_rewind.py."""
@@ -115,6 +110,17 @@ class World:
                 f"WHERE partition = {partition} ORDER BY first",
             )
         ]
+
+
+def run(
+    command: object, capsys: pytest.CaptureFixture[str], environ: dict[str, str], *flags: str
+) -> Said:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())  # type: ignore[attr-defined]
+    settings = consumer_settings(load("consumer", None, environ))
+    capsys.readouterr()
+    code = command.run(parser.parse_args([*flags]), settings)  # type: ignore[attr-defined]
+    return code, *capsys.readouterr()
 
 
 @pytest.fixture
@@ -276,6 +282,26 @@ def test_kafka_forgets_the_commits_and_what_was_skipped_is_read_after_all(world:
     world.pipeline.kafka.admin().delete_consumer_groups([group])[group].result()
     world.consume()
     world.whole()
+
+
+def test_a_broker_that_cannot_tell_who_is_in_the_group(
+    mock_kafka: MockKafka,
+    clickhouse_with_schema: ClickHouse,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topic = mock_kafka.create_topic(1)
+    produce(mock_kafka.bootstrap_servers, topic, [(0, b"{}")])
+    environ = {
+        "PENSTOCK_KAFKA_BOOTSTRAP_SERVERS": mock_kafka.bootstrap_servers,
+        "PENSTOCK_KAFKA_TOPIC": topic,
+        "PENSTOCK_CLICKHOUSE_URL": clickhouse_with_schema.url,
+    }
+    before: list[str] = []
+    monkeypatch.setattr(Rewind, "wait", lambda _: before.append(capsys.readouterr().err))
+    code, _, err = run(rewind, capsys, environ, "rewind", "--to", "earliest", "--yes")
+    assert code == 0, err
+    assert "does not say who is in the group penstock: make sure that every" in before[0]
 
 
 class Terminal:
