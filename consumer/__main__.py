@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="penstock-consumer",
         description="Carries events from Kafka into ClickHouse, exactly once.",
+        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 failed (audit: something is "
+        "unexplained), 2 wrong usage or settings, 3 preflight refused.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in (

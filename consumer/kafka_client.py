@@ -59,12 +59,12 @@ def admin_client(settings: ConsumerSettings) -> AdminClient:
 
 
 @contextlib.contextmanager
-def as_log_error() -> Iterator[None]:
+def as_log_error(server: str = "Kafka") -> Iterator[None]:
     """What the library raises within, as LogError."""
     try:
         yield
     except KafkaException as error:
-        raise LogError(f"Kafka: {error.args[0].str()}") from error
+        raise LogError(f"{server}: {error.args[0].str()}") from error
 
 
 def topic_identity(settings: ConsumerSettings, admin: AdminClient | None = None) -> tuple[str, str]:
@@ -72,11 +72,11 @@ def topic_identity(settings: ConsumerSettings, admin: AdminClient | None = None)
     if admin is None:
         admin = admin_client(settings)
     topic = settings.kafka_topic
-    with as_log_error():
+    with as_log_error(f"Kafka at {settings.kafka_bootstrap_servers}"):
         cluster = admin.list_topics(timeout=CALL_SECONDS)
     cluster_id = cluster.cluster_id or ""
     if topic not in cluster.topics:
-        raise LogError(f"topic {topic!r} does not exist: create it, or set KAFKA_TOPIC")
+        raise LogError(f"topic {topic!r} does not exist: create it, or set PENSTOCK_KAFKA_TOPIC")
     return cluster_id, topic_id(admin, topic, cluster_id)
 
 

@@ -36,7 +36,9 @@ _LEAST_TIME_MS = 10**12  # a smaller number is an offset
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """`rewind` among the subcommands (what `add_subparsers` returned)."""
     text = "read from another offset on: what landed after it is taken out and ingested again"
-    parser: argparse.ArgumentParser = commands.add_parser("rewind", help=text, description=text)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "rewind", help=text, description=f"{text}. Stop every consumer first"
+    )
     parser.add_argument(
         "--to",
         required=True,

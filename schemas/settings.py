@@ -27,10 +27,11 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 PREFIX = "PENSTOCK_"
 KAFKA_PREFIX = "KAFKA__"
+_DEST = "set_"  # of the flags
 
 Program = Literal["shim", "consumer", "schemas"]
 Kind = Literal["text", "integer", "number", "choice"]
@@ -329,11 +330,22 @@ def of_program(program: Program) -> Iterator[Setting]:
     return (setting for setting in SETTINGS if program in setting.programs)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Without the settings in the usage, which stands before each error: they would bury both."""
+
+    def add_usage(self, usage: Any, actions: Iterable[argparse.Action], *more: Any) -> None:
+        own = [action for action in actions if not action.dest.startswith(_DEST)]
+        super().add_usage(usage, own, *more)
+
+
 def add_flags(parser: argparse.ArgumentParser, program: Program) -> None:
     """One flag for each setting that `program` reads, and `--config`. Secrets have no flag: a
     command line is public on its machine."""
+    parser.formatter_class = _Formatter
+    secrets = [PREFIX + setting.name for setting in of_program(program) if setting.secret]
+    only = f"; only there: {', '.join(secrets)}" if secrets else ""
     group = parser.add_argument_group(
-        "settings", f"also as {PREFIX}NAME in the environment or NAME in the --config file"
+        "settings", f"also as {PREFIX}NAME in the environment or NAME in the --config file{only}"
     )
     group.add_argument("--config", metavar="FILE", help="TOML file with settings")
     for setting in of_program(program):
@@ -341,7 +353,7 @@ def add_flags(parser: argparse.ArgumentParser, program: Program) -> None:
             continue
         group.add_argument(
             setting.flag,
-            dest="set_" + setting.name,
+            dest=_DEST + setting.name,
             metavar="|".join(setting.choices) or setting.kind.upper(),
             help=f"{setting.meaning} (default: {setting.default_of(program)})".replace("%", "%%"),
         )
@@ -362,7 +374,7 @@ def load(program: Program, flags: argparse.Namespace | None, environ: Mapping[st
     values: dict[str, str] = {}
     for setting in of_program(program):
         name = setting.name
-        flag = given.get("set_" + name)
+        flag = given.get(_DEST + name)
         value = flag if flag is not None else from_environ.get(name, from_file.get(name))
         if value is None:
             values[name] = setting.default_of(program)

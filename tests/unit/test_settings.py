@@ -121,6 +121,9 @@ def test_every_setting_of_a_program_has_a_flag_but_secrets(program: Program) -> 
     text = parser.format_help()
     for setting in of_program(program):
         assert (setting.flag + " " in text) is not setting.secret, setting.name
+        if setting.secret:
+            assert f"only there: PENSTOCK_{setting.name}" in " ".join(text.split())
+    assert "--log-level" not in parser.format_usage(), "what is wrong stands just below it"
 
 
 # --- unknown names ----------------------------------------------------------------------------
