@@ -64,3 +64,13 @@ def test_what_has_begun_is_not_hidden_by_good_batches_before_it() -> None:
     assert share.exceeded(900, 900) == "", "no window yet without the good ones"
     share.add(900, 900)
     assert share.exceeded(900, 900).startswith("1800 of the last 1800")
+
+
+def test_no_more_batches_are_kept_than_the_window_needs() -> None:
+    share = BadShare(0.1, 1000)
+    for _ in range(100):
+        share.add(400, 0)
+        share.add(0, 0)
+        assert sum(rows for rows, _ in list(share._batches)[1:]) < 1000
+    share.add(1000, 0)
+    assert list(share._batches) == [(1000, 0)]
