@@ -16,7 +16,7 @@ from consumer.by_number import read_before, unreadable
 from consumer.commands import Sifted
 from consumer.erased import deletions, look
 from consumer.ledger import Source
-from consumer.placing import BETWEEN, STAMPED, Placed, among, parts, placed, stamp, times
+from consumer.placing import BETWEEN, STAMPED, Placed, among, parts, place, placed, stamp, times
 from consumer.thrown import thrown_out, view_of
 from schemas.logs import fact
 from schemas.record import Fault, faults
@@ -146,7 +146,8 @@ class Content:
                 found = {index: Fault("refused", why) for index, why in named.items()}
         if not found:
             return ()
-        in_table = self._in_table(source, batch, landed_epoch, found)
+        where = {index: place(origins[index][2]) for index in found}
+        in_table = self._in_table(source, batch, landed_epoch, where)
         return tuple(
             Letter(
                 *origins[index],
@@ -159,13 +160,13 @@ class Content:
         )
 
     def _in_table(
-        self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Fault]
+        self, source: Source, batch: Batch, epoch: int | None, found: Mapping[int, Placed | None]
     ) -> dict[int, str]:
         """Those lines of which the row itself is in the table, brought by this batch, and in which
         ClickHouse partition."""
         if epoch is None:
             return {}
-        lines = {i: line for i, line in enumerate(placed(batch)) if i in found and line is not None}
+        lines = {index: line for index, line in found.items() if line is not None}
         there: set[str] = set()
         for some in parts(list(lines.values())):
             what, only = "DISTINCT toString(id)", f"AND {among(some)}"

@@ -39,6 +39,9 @@ class _Line(msgspec.Struct):
     created_at: int
 
 
+_line = msgspec.json.Decoder(_Line)
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Where a line falls: its id, its time (epoch milliseconds), and its ClickHouse partition.
@@ -51,24 +54,25 @@ class Placed:
 
 
 def placed(batch: Batch) -> Iterator[Placed | None]:
-    """Of each line, in order; None where that cannot be read from it. Whatever
-    `schemas.record.fault` passes is placed: it can land."""
-    decode = msgspec.json.Decoder(_Line).decode
-    for text in batch.lines():
+    """Of each line, in order, where it falls."""
+    return map(place, batch.lines())
+
+
+def place(text: bytes) -> Placed | None:
+    """None where that cannot be read from the line. Whatever `schemas.record.fault` passes is
+    placed: it can land."""
+    try:
         try:
-            try:
-                line = decode(text)
-            except msgspec.MsgspecError:  # raw control characters, perhaps, which ClickHouse takes
-                line = msgspec.convert(_LOOSE.decode(text.decode()), _Line)
-            partition = clickhouse_partition(line.created_at)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            yield None
-            continue
-        if not UUID.fullmatch(line.id):
-            yield None
-            continue
-        written = line.id.lower() if "-" in line.id else str(uuid.UUID(line.id))
-        yield Placed(written, line.created_at, partition)
+            line = _line.decode(text)
+        except msgspec.MsgspecError:  # raw control characters, perhaps, which ClickHouse takes
+            line = msgspec.convert(_LOOSE.decode(text.decode()), _Line)
+        partition = clickhouse_partition(line.created_at)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if not UUID.fullmatch(line.id):
+        return None
+    written = line.id.lower() if "-" in line.id else str(uuid.UUID(line.id))
+    return Placed(written, line.created_at, partition)
 
 
 def parts(items: list[T]) -> list[list[T]]:
