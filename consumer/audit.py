@@ -28,8 +28,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from consumer.audit_causes import Causes
 from consumer.audit_log import Log, said
 from consumer.audit_report import Bar, Finding, Verdict, as_json, show
+from consumer.audit_run import Part
 from consumer.audit_tables import Listed, Scope, Tables, connected
-from consumer.audit_tiles import Fault, Kind, Part, Walk
+from consumer.audit_tiles import Fault, Kind, Walk
 from consumer.config import ConsumerSettings
 from consumer.ports import LogError
 from consumer.recovery import Commit

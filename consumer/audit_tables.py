@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from clickhouse_connect.driver.client import Client
 
-from consumer.audit_tiles import Part
+from consumer.audit_run import Part
 from consumer.config import ConsumerSettings
 from schemas.connection import open_client
 from schemas.queries import load

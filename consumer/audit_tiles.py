@@ -20,12 +20,12 @@ Pure: no clock, no server.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+
+from consumer.audit_run import Overlap, Part, Run
 
 
 class Kind(StrEnum):
@@ -35,26 +35,11 @@ class Kind(StrEnum):
     OVERLAP = "overlap"  # offsets that two batches hold in one ClickHouse partition
     DOUBLE = "double"  # a part that landed twice under one epoch
     SHORT = "short batch"  # fewer rows than announced: it did not land whole
-    LONG = "long batch"  # more
+    LONG = "long batch"  # more, under one epoch or several
     UNKNOWN = "size not known"  # nothing says how many rows were announced
     NO_ROWS = "no rows"  # the ledger lists a part of which the table has no row
     NO_LEDGER = "not in the ledger"  # rows of a part that the ledger does not list
     NO_BATCH = "rows without a batch"  # rows that no batch brought
-
-
-class Part(NamedTuple):
-    """`times`: how often the ledger lists it, 0: not at all. `stamped`: rows that bear its stamp.
-    `landed_ms`: when it landed last, epoch milliseconds of the server's clock, 0: unknown."""
-
-    first: int
-    end: int
-    epoch: int
-    clickhouse_partition: str
-    expected_rows: int
-    rows: int
-    times: int
-    landed_ms: int
-    stamped: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,53 +65,6 @@ class _Recent:
 
     part: Part
     covered: int = 0
-
-
-@dataclass(slots=True)
-class _Overlap:
-    first: int
-    end: int
-    epochs: set[int]
-    landed_ms: int
-    times: int = 0
-
-
-@dataclass(slots=True)
-class _Run:
-    """Batches that overlap one another, or one batch alone."""
-
-    first: int
-    end: int
-    expected: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    landed: defaultdict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
-    overlaps: dict[str, _Overlap] = field(default_factory=dict)
-    # by epoch, the offsets of batches that are known, and the batches that are not
-    known: defaultdict[int, list[tuple[int, int]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    unknown: list[Part] = field(default_factory=list)
-    landed_ms: int = 0
-    unlisted: bool = False
-    in_flight: bool = False
-
-    def announce(self, part: Part) -> None:
-        """A batch that announced so much."""
-        self.expected[part.epoch] += part.expected_rows
-        ranges = self.known[part.epoch]
-        if ranges and part.first <= ranges[-1][1]:
-            first, end = ranges.pop()
-            ranges.append((first, max(end, part.end)))
-        else:
-            ranges.append((part.first, part.end))
-
-    def proves(self, part: Part) -> bool:
-        """Whether batches of later epochs hold all its offsets."""
-        reach = part.first
-        later = (ranges for epoch, ranges in self.known.items() if epoch > part.epoch)
-        for first, end in sorted(itertools.chain.from_iterable(later)):
-            if first <= reach:
-                reach = max(reach, end)
-        return reach >= part.end
 
 
 class Walk:
@@ -159,7 +97,7 @@ class Walk:
         self._last: tuple[int, int, int] | None = None
         self._told = False  # what the last batch announced
         self._untold: Part | None = None  # its first part, where it does not say
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._recent: list[_Recent] = []
 
     def take(self, part: Part) -> Iterator[Fault]:
@@ -179,7 +117,7 @@ class Walk:
             yield self._gap(self.reach, min(part.first, self.limit or part.first))
         self.reach = max(self.reach, part.end)
         if self._run is None:
-            self._run = _Run(part.first, part.end)
+            self._run = Run(part.first, part.end)
         self._add(self._run, part, flies)
 
     def finish(self) -> Iterator[Fault]:
@@ -192,7 +130,7 @@ class Walk:
 
     # --- one part ----------------------------------------------------------------------------
 
-    def _add(self, run: _Run, part: Part, flies: bool) -> None:
+    def _add(self, run: Run, part: Part, flies: bool) -> None:
         batch = (part.first, part.end, part.epoch)
         if batch != self._last:
             self._last = batch
@@ -203,10 +141,7 @@ class Walk:
         if not self._told:
             self._tell(run, part)
         rows = part.rows if part.times else part.stamped
-        run.end = max(run.end, part.end)
-        run.landed[part.clickhouse_partition, part.epoch] += rows
-        run.landed_ms = max(run.landed_ms, part.landed_ms)
-        run.unlisted |= not part.times
+        run.add(part, rows)
         run.in_flight |= flies
         if flies:
             return
@@ -221,7 +156,7 @@ class Walk:
             mine.covered += both if other.part.stamped else 0
         self._recent.append(mine)
 
-    def _tell(self, run: _Run, part: Part) -> None:
+    def _tell(self, run: Run, part: Part) -> None:
         """What its batch announced: the first of its parts that knows says it."""
         if part.expected_rows:
             self._told = True
@@ -232,9 +167,9 @@ class Walk:
             self._untold = part
             run.unknown.append(part)
 
-    def _overlap(self, run: _Run, other: Part, part: Part) -> None:
+    def _overlap(self, run: Run, other: Part, part: Part) -> None:
         known = run.overlaps.setdefault(
-            part.clickhouse_partition, _Overlap(part.first, part.first, set(), 0)
+            part.clickhouse_partition, Overlap(part.first, part.first, set(), 0)
         )
         known.end = max(known.end, min(other.end, part.end))
         known.epochs |= {other.epoch, part.epoch}
@@ -294,17 +229,18 @@ class Walk:
             most[where] = max(most[where], rows)
         landed = sum(most.values())
         if landed < expected:
-            yield self._of_run(run, Kind.SHORT, expected - landed,
-                               f"{landed} of {expected} rows landed")  # fmt: skip
-        elif landed > expected and len(run.expected) == 1 and not run.unlisted and not run.unknown:
-            yield self._of_run(run, Kind.LONG, landed - expected,
-                               f"{landed} rows landed, and {expected} were announced")  # fmt: skip
-
-    def _of_run(self, run: _Run, kind: Kind, rows: int, what: str) -> Fault:
-        return Fault(
-            kind, self.topic_id, self.partition, run.first, run.end, "",
-            tuple(sorted(run.expected)), rows, run.landed_ms, what,
-        )  # fmt: skip
+            yield Fault(
+                Kind.SHORT, self.topic_id, self.partition, run.first, run.end, "",
+                tuple(sorted(run.expected)), expected - landed, run.landed_ms,
+                f"{landed} of {expected} rows landed",
+            )  # fmt: skip
+        run.fold()
+        if (long := run.long) is not None:
+            yield Fault(
+                Kind.LONG, self.topic_id, self.partition, long.first, long.end, "",
+                tuple(sorted(long.epochs)), long.landed - long.expected, run.landed_ms,
+                f"{long.landed} rows landed, and {long.expected} were announced",
+            )  # fmt: skip
 
     def _unknown(self, part: Part) -> Fault:
         return Fault(

@@ -24,6 +24,7 @@ from consumer.config import consumer_settings
 from consumer.kafka_client import topic_identity
 from consumer.ledger import ROWS_VERSION, Intent, Open, Source, encode
 from deploy.local.waiting import wait_until
+from schemas.queries import load as load_query
 from schemas.settings import load
 from tests.fixtures.children import ROOT, environment
 from tests.fixtures.clickhouse import ClickHouse
@@ -32,6 +33,7 @@ from tests.fixtures.records import produce
 from tests.integration.schemas.landing import insert
 
 _JANUARY, _FEBRUARY = 1_767_225_600_000, 1_769_904_000_000  # 2026-01-01, 2026-02-01
+_MARCH = 1_772_323_200_000
 _RECORDS = 30  # of one event each: even offsets in January, odd ones in February
 
 
@@ -618,6 +620,17 @@ def test_more_rows_than_announced(world: World) -> None:
     world.land(0, 10, lines=[line(n) for n in range(12)])
     world.commit(10)
     assert world.findings() == [("long batch", 0, 10, "", False)]
+
+
+def test_a_range_that_landed_again_in_another_month(world: World) -> None:
+    """No ClickHouse partition has it twice, and the table has each event twice."""
+    world.land_all()
+    moved = [orjson.loads(line(n)) | {"created_at": _MARCH + n} for n in range(10)]
+    world.land(0, 10, epoch=1, lines=[orjson.dumps(each) for each in moved])
+    world.commit(30)
+    assert world.findings() == [("long batch", 0, 10, "", False)]
+    (row,) = world.client.query(load_query("ledger_verdict")).named_results()
+    assert row["verdict"] == "long"
 
 
 # --- doubles and overlaps ------------------------------------------------------------------------

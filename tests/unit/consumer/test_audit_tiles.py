@@ -9,8 +9,9 @@ import pytest
 
 from consumer.audit import moment
 from consumer.audit_report import Bar, Finding, Verdict
+from consumer.audit_run import Part
 from consumer.audit_tables import joined
-from consumer.audit_tiles import Fault, Kind, Part, Walk
+from consumer.audit_tiles import Fault, Kind, Walk
 
 OCTOBER, NOVEMBER = "202610", "202611"
 
@@ -179,6 +180,34 @@ def test_fewer_stamps_than_rows_is_no_fault() -> None:
 def test_long_and_short() -> None:
     assert short(faults([part(0, 10, expected=9)])) == [(Kind.LONG, 0, 10)]
     assert short(faults([part(0, 10, expected=11)])) == [(Kind.SHORT, 0, 10)]
+
+
+def test_a_range_that_landed_whole_twice_in_different_clickhouse_partitions_is_long() -> None:
+    """It overlaps nowhere. What a mend inserts only fills up what was announced."""
+    again = [part(0, 10), part(0, 10, NOVEMBER, epoch=1, landed_ms=7), part(10, 20)]
+    (found,) = faults(again)
+    assert (found.kind, found.first, found.end, found.epochs) == (Kind.LONG, 0, 10, (0, 1))
+    assert (found.rows, found.landed_ms) == (10, 7)
+    both = [*again[:2], part(0, 12, "202609", epoch=2), *(
+        part(10, 20, where, epoch=epoch) for epoch, where in ((0, OCTOBER), (1, NOVEMBER))
+    )]  # fmt: skip
+    (found,) = faults(both)
+    assert (found.kind, found.first, found.end, found.rows) == (Kind.LONG, 0, 20, 20)
+    mend = part(0, 10, NOVEMBER, epoch=1, expected=4, rows=4)
+    assert faults([part(0, 10, rows=6), mend]) == []
+    assert short(faults([part(0, 10, rows=6), mend._replace(rows=5, stamped=5)])) == [
+        (Kind.LONG, 0, 10)
+    ]
+
+
+def test_ranges_that_overlap_in_part_are_not_long() -> None:
+    assert faults([part(0, 10), part(0, 12, NOVEMBER, epoch=1)]) == []
+
+
+@pytest.mark.parametrize("unknown", [{"expected": 0}, {"times": 0, "expected": 0}])
+def test_what_nobody_announced_is_not_long(unknown: dict[str, int]) -> None:
+    found = faults([part(0, 10), part(0, 10, NOVEMBER, epoch=1, **unknown)])
+    assert Kind.LONG not in {fault.kind for fault in found}
 
 
 def test_what_is_past_the_commit_is_in_flight() -> None:
