@@ -85,6 +85,9 @@ def _check(chosen: ConsumerSettings) -> int:
     except preflight.Away as error:
         print(f"penstock-consumer: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("penstock-consumer: stopped", file=sys.stderr)
+        return 1
     return preflight.report(findings)
 
 

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from consumer import preflight
+from consumer.__main__ import main
 from tests.fixtures.children import ROOT, environment
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.kafka import Kafka
@@ -117,3 +119,15 @@ def test_a_server_that_is_away_is_no_finding(kafka: Kafka) -> None:
     assert done.returncode == 1
     assert "ClickHouse at http://127.0.0.1:1/penstock cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_it_can_be_stopped(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preflight, "look", interrupted)
+    monkeypatch.setenv("PENSTOCK_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
+    assert main(["check"]) == 1
+    assert capsys.readouterr().err == "penstock-consumer: stopped\n"
