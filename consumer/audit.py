@@ -13,7 +13,6 @@ those of the time range itself, are read.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from consumer.audit_causes import Causes
 from consumer.audit_log import Log, said
-from consumer.audit_report import Bar, Finding, Verdict, as_json, show
+from consumer.audit_report import Bar, Finding, Verdict, report
 from consumer.audit_run import Part
 from consumer.audit_tables import Listed, Scope, Tables, connected
 from consumer.audit_tiles import Fault, Kind, Walk
@@ -103,7 +102,14 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
             return 2
     bar = Bar(sys.stderr)
     try:
-        verdicts = audit(settings, asked, bar)
+        try:
+            verdicts = audit(settings, asked, bar)
+        finally:
+            bar.close()
+        report(settings.kafka_topic, verdicts, as_json=flags.json)
+    except KeyboardInterrupt:
+        print("penstock-consumer: stopped", file=sys.stderr)
+        return 1
     except NoPartition as error:
         print(f"penstock-consumer: {error}", file=sys.stderr)
         return 2
@@ -114,12 +120,6 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     except orjson.JSONDecodeError:
         print("penstock-consumer: the audit was not done: an answer broke off", file=sys.stderr)
         return 1
-    finally:
-        bar.close()
-    if flags.json:
-        print(json.dumps(as_json(settings.kafka_topic, verdicts), indent=2))
-    else:
-        show(settings.kafka_topic, verdicts)
     if asked.ranged and not any(verdict.batches for verdict in verdicts):
         print(
             "penstock-consumer: no batch landed in that time: what should have is not looked for "
@@ -234,17 +234,27 @@ def _walked(
             verdict.add(Finding(fault, causes.explain(fault)))
     verdict.batches, verdict.rows, verdict.in_flight = walk.batches, walk.rows, walk.in_flight
     verdict.first, verdict.end = walk.first or 0, walk.reach or 0
-    if not asked.ranged:
-        _trimmed(verdict, walk.limit, commit)
+    if not asked.ranged and walk.limit is not None and commit is not None:
+        _outside_the_log(verdict, walk.limit, commit)
     return verdict
 
 
-def _trimmed(verdict: Verdict, limit: int | None, commit: Commit | None) -> None:
-    """What left the log before it was read is lost, and nothing explains that."""
-    if limit is not None and commit is not None and limit < commit.low:
+def _outside_the_log(verdict: Verdict, limit: int, commit: Commit) -> None:
+    """What left the log before it was read is lost, and what the log has lost since is written anew
+    under the same offsets, and never read. Nothing explains either."""
+    if limit < commit.low:
         what = f"Kafka's commit is {limit}, and the log begins at {commit.low}: the rest is lost"
-        lost = (limit, commit.low, "", (), commit.low - limit, 0, what)
-        verdict.add(Finding(Fault(Kind.GAP, verdict.topic_id, verdict.partition or 0, *lost), None))
+        kind, first, end = Kind.GAP, limit, commit.low
+    elif limit > commit.high:
+        what = (
+            f"Kafka's commit is {limit}, and the log ends at {commit.high}: what comes there next "
+            "would not be read"
+        )
+        kind, first, end = Kind.PAST_END, commit.high, limit
+    else:
+        return
+    lost = (first, end, "", (), end - first, 0, what)
+    verdict.add(Finding(Fault(kind, verdict.topic_id, verdict.partition or 0, *lost), None))
 
 
 def _without_batch(parts: Iterator[Part]) -> Verdict:

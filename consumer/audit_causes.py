@@ -129,8 +129,13 @@ class Causes:
             return "Kafka's log is of another topic id"
         if self._looks <= 0:
             return f"{self._most_looks:,} findings were looked up in Kafka's log, and no more are"
-        if self._log.low(fault.partition) > fault.first:
+        ends = self._log.ends(fault.partition)
+        if ends is None:
+            return "the topic has no such partition"
+        if ends[0] > fault.first:
             return "Kafka's log does not reach back to it"
+        if ends[1] < fault.end:
+            return "Kafka's log does not reach so far"
         self._looks -= 1
         self._looked()
         return ""

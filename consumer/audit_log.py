@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic
@@ -27,6 +27,7 @@ from consumer.recovery import Commit
 _READ_SECONDS = 60.0  # without a record of a range that the log has
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
 _FETCHED = 500
+_NO_SUCH_PARTITION = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,21 @@ class Log:
         described = self._consumer.list_topics(topic, timeout=CALL_SECONDS).topics.get(topic)
         return sorted(described.partitions) if described and not described.error else []
 
-    def low(self, partition: int) -> int:
+    def ends(self, partition: int) -> tuple[int, int] | None:
+        """Of the log; None where the topic has no such partition."""
         with as_log_error():
             place = TopicPartition(self._topic, partition)
-            low, _ = self._consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
-            return int(low)
+            try:
+                low, high = self._consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
+            except KafkaException as error:
+                if error.args[0].code() in _NO_SUCH_PARTITION:
+                    return None
+                raise
+            return int(low), int(high)
 
     def lines(self, partition: int, first: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Of each record in `[first, end)` its offset and lines that have content."""
+        """Of each record in `[first, end)` its offset and lines that have content. The log has to
+        reach so far: where it ends, what is left of the range is taken for markers."""
         for message in self._read(self._topic, partition, first, end):
             value = message.value() or b""
             yield message.offset(), [line for line in value.split(b"\n") if line]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +56,20 @@ class Verdict:
         return f"whole ({explained} explained)" if explained else "whole"
 
 
-def show(topic: str, verdicts: Sequence[Verdict]) -> None:
+def report(topic: str, verdicts: Sequence[Verdict], *, as_json: bool) -> None:
+    """Print them."""
+    try:
+        if as_json:
+            print(json.dumps(_json(topic, verdicts), indent=2))
+        else:
+            _show(topic, verdicts)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        # else Python writes what is left once more at its end, complains, and ends with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show(topic: str, verdicts: Sequence[Verdict]) -> None:
     """A verdict line a partition, then the findings."""
     several = len({v.topic_id for v in verdicts if v.topic_id}) > 1
     head: tuple[str, ...] = ("partition", "offsets", "batches", "rows", "Kafka's commit", "verdict")
@@ -98,7 +114,7 @@ def _sentence(finding: Finding) -> str:
     return f"{mark}: {fault.kind.value}: {place.strip()}: {fault.what}{cause}"
 
 
-def as_json(topic: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _json(topic: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
         "topic": topic,
         "unexplained": sum(v.unexplained.total() for v in verdicts),

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     """What can be wrong. The value is what a person reads."""
 
     GAP = "gap"  # offsets that no batch holds
+    PAST_END = "commit past the log's end"  # Kafka has lost what was read once
     OVERLAP = "overlap"  # offsets that two batches hold in one ClickHouse partition
     DOUBLE = "double"  # a part that landed twice under one epoch
     SHORT = "short batch"  # fewer rows than announced: it did not land whole

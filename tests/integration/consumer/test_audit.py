@@ -321,6 +321,39 @@ def test_records_that_left_the_log_before_they_were_read(world: World) -> None:
     assert world.findings() == [("gap", 10, 20, "", False)]
 
 
+def test_a_commit_past_the_logs_end(world: World) -> None:
+    """Kafka has lost what it had acknowledged. What it has no more cannot be offsets without an
+    event, and nothing is asked of it that it would refuse."""
+    world.land_all()
+    world.commit(40)
+    lost = [("commit past the log's end", 30, 40, "", False), ("gap", 30, 40, "", False)]
+    assert sorted(world.findings()) == lost
+    world.land(40, 50, lines=[line(n) for n in range(40, 45)])
+    world.commit(50)
+    assert sorted(world.findings()) == [
+        (lost[0][0], 30, 50, "", False),
+        lost[1],
+        ("short batch", 40, 50, "", False),
+    ]
+
+
+def test_a_partition_that_the_topic_has_not(world: World) -> None:
+    """It was made again with fewer, by a broker that gives no ids, say."""
+    world.land_all()
+    world.commit(30)
+    world.source = Source(world.source.cluster, world.topic, world.topic_id, 1)
+    world.land(0, 10, lines=[line(n) for n in range(9)])
+    world.client.command(
+        "ALTER TABLE batches UPDATE landed_at = landed_at - 3600 WHERE partition = 1",
+        settings={"mutations_sync": 1},
+    )
+    code, said = world.said()
+    assert (code, [each["verdict"] for each in said["partitions"]]) == (
+        1,
+        ["whole", "UNEXPLAINED: 1 x short batch"],
+    )
+
+
 # --- batches that are not whole ------------------------------------------------------------------
 
 
@@ -845,6 +878,34 @@ def test_that_nothing_landed_is_told(world: World, capsys: pytest.CaptureFixture
     assert (code, "no batch landed in that time" in err) == (0, True)
     assert json.loads(out)["findings"] == []
     assert complaint(world, capsys, "--from", "2001-01-01") == (0, "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough(world: World, flags: list[str]) -> None:
+    world.land_all()
+    world.delete("first = 10", "batches")
+    world.commit(30)
+    with subprocess.Popen(
+        [sys.executable, "-m", "consumer", "audit", *flags],
+        env=environment(**world.environ),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert (child.wait(120), child.stderr.read()) == (1, b""), "as if it had been read"
+
+
+def test_it_can_be_stopped(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Log, "commits", interrupted)
+    assert answer(world, capsys) == (1, "", "penstock-consumer: stopped\n")
 
 
 def test_a_range_that_is_none(world: World, capsys: pytest.CaptureFixture[str]) -> None:
