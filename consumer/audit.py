@@ -32,7 +32,7 @@ from consumer.audit_tables import Listed, Scope, Tables, connected
 from consumer.audit_tiles import Fault, Kind, Walk
 from consumer.config import ConsumerSettings
 from consumer.ports import LogError
-from consumer.recovery import Commit
+from consumer.recovery import Commit, judge
 from schemas import settings as all_settings
 from schemas.tables import BATCHES, CREATED_AT_END, CREATED_AT_FIRST, clickhouse_partition
 
@@ -161,7 +161,7 @@ def _verdicts(
             f"{settings.kafka_topic} has no partition {asked.partition}, and the ledger none of it"
         )
     bar.begin(sum(f.parts for f in ours if asked.wants(f.partition)))
-    causes = Causes(tables, log, looked=bar.looked)
+    causes = Causes(tables, log, looked=bar.looked, seen=_epochs(log, commits, ours))
     limits = settings.limits
     in_flight_ms = int((limits.insert_deadline_seconds + limits.insert_max_seconds) * 1000)
     seen = set()
@@ -187,6 +187,19 @@ def _verdicts(
             limit, words = said(commit, log.topic_id)
             walk = Walk(log.topic_id, partition, commit.low, limit)
             yield _walked(walk, iter(()), causes, words, bar, commit, asked)
+
+
+def _epochs(
+    log: Log, commits: Mapping[int, Commit], ours: Sequence[Listed]
+) -> dict[tuple[str, int], int]:
+    """The latest epoch that is seen of each topic id and partition."""
+    found = {(each.topic_id, each.partition): each.epoch for each in ours}
+    for partition, commit in commits.items():
+        note = judge(commit, log.topic_id).note
+        if note is not None:
+            whose = log.topic_id, partition
+            found[whose] = max(note.epoch, found.get(whose, 0))
+    return found
 
 
 def _scope(

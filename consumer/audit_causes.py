@@ -25,9 +25,10 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -60,7 +61,7 @@ class _Letters:
 
 class Causes:
     """Explains faults. `looks`: how many may be looked up in the log, which is slow. `looked` is
-    called for each that is."""
+    called for each that is. `seen`: the latest epoch, by topic id and partition."""
 
     def __init__(
         self,
@@ -68,11 +69,13 @@ class Causes:
         log: Log,
         looks: int = 1_000,
         looked: Callable[[], None] = lambda: None,
+        seen: Mapping[tuple[str, int], int] = MappingProxyType({}),
     ) -> None:
         self._tables = tables
         self._log = log
         self._looks = self._most_looks = looks
         self._looked = looked
+        self._seen = seen
         self._gone = Gone(tables)
 
     def explain(self, fault: Fault) -> str | None:
@@ -228,7 +231,7 @@ class Causes:
 
     @cached_property
     def _rewinds(self) -> dict[tuple[str, int], list[Row]]:
-        """What rewinds did, by topic id and partition."""
+        """What rewinds wrote, by topic id and partition, in that order."""
         found: defaultdict[tuple[str, int], list[Row]] = defaultdict(list)
         for topic_id, partition, *row in self._rows_of(
             REWINDS,
@@ -236,12 +239,16 @@ class Causes:
             "FROM rewinds ORDER BY " + IN_ORDER,
         ):
             found[str(topic_id), int(partition)].append(Row(*row))
-        return {whose: believed(rows) for whose, rows in found.items()}
+        return dict(found)
+
+    def _believed(self, fault: Fault) -> list[Row]:
+        whose = fault.topic_id, fault.partition
+        return believed(self._rewinds.get(whose, ()), self._seen.get(whose, -1))
 
     def _rewound(self, fault: Fault) -> str | None:
         """What was to be read again must have come by now: only what it brought before may lack."""
         position = fault.first
-        for row in self._rewinds.get((fault.topic_id, fault.partition), ()):
+        for row in self._believed(fault):
             removed = bool(fault.epochs) and max(fault.epochs) < row.epoch
             before = removed and fault.landed_ms <= row.at_ms
             if row.first <= position < row.end and (row.what == SKIPPED or before):

@@ -30,7 +30,8 @@ Range = tuple[str, int, int, int]  # topic id, partition, first, end
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the ledger has of one partition. `first` to `end`: where the time range lies."""
+    """What the ledger has of one partition. `first` to `end`: where the time range lies. `epoch`:
+    the latest, of any time."""
 
     topic_id: str
     topic: str
@@ -38,6 +39,7 @@ class Listed:
     parts: int
     first: int
     end: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Tables:
         found = self.ask("audit_partitions", since=since_ms, until=until_ms)
         (row,) = self.rows("SELECT toUnixTimestamp64Milli(now64(3))")
         self.now_ms = int(row[0])
-        return [Listed(t, name, p, n, first, end) for t, name, p, n, first, end, _ in found]
+        return [Listed(*row) for row in found]
 
     def parts(self, scope: Scope) -> Iterator[tuple[str, int, Iterator[Part]]]:
         """(topic id, partition, its parts in order); each is to be used up before the next."""

@@ -8,7 +8,13 @@ before anything was done would hide every later loss in its range. So each row s
 | removed | no row is left of its batches of an epoch before `epoch` | once the server is seen to be done with deleting them |
 | skipped | reading goes on at `end` | once Kafka's commit says so |
 | to skip | nothing yet | before that commit, which bears its `epoch` and, as its time, its `at` |
-| read again | what was skipped from `first` on is skipped no more | before anything is done |
+| read again | what was skipped from `first` on is skipped no more; nothing, until its `epoch` is seen | before anything is done |
+
+An epoch is **seen** in Kafka's commit (a rewind's mark or last commit, and any later one), in a
+batch, or in another row that is written when something was done. A rewind that was killed before
+its mark has none of these, and the next one takes the same epoch: of each, only the last such row
+can be so. (A consumer's mend after it may come to that epoch too: then what was skipped is shown as
+a gap.)
 
 Killed between a commit and its "skipped", a rewind is finished by the next one: a commit with the
 epoch and the time of a "to skip" is that rewind's own, and no consumer's. Until then, and for good
@@ -17,7 +23,7 @@ where a consumer has gone on meanwhile, the audit shows what was skipped as a ga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from consumer.ledger import Open
@@ -43,11 +49,22 @@ class Row(NamedTuple):
     at_ms: int = 0
 
 
-def believed(rows: Iterable[Row]) -> list[Row]:
-    """What is so, of one partition's rows in the order in which they were written."""
+def reads_again(rows: Sequence[Row], seen: int) -> list[Row]:
+    """Of one partition's rows those by which lines are read again. `seen`: the latest epoch of
+    Kafka's commit and of batches."""
+    done = {row.epoch for row in rows if row.what in (REMOVED, SKIPPED)}
+    last = {row.epoch: row for row in rows if row.what == READ_AGAIN}
+    again = [row for epoch, row in last.items() if epoch <= seen or epoch in done]
+    return [row for row in rows if row.what == REMOVED or row in again]
+
+
+def believed(rows: Sequence[Row], seen: int) -> list[Row]:
+    """What is so, of one partition's rows in the order in which they were written. `seen`: as
+    above."""
+    again = reads_again(rows, seen)
     found: list[Row] = []
     for row in rows:
-        if row.what == READ_AGAIN:
+        if row.what == READ_AGAIN and row in again:
             kept = (
                 each._replace(end=min(each.end, row.first)) if each.what == SKIPPED else each
                 for each in found
@@ -92,7 +109,7 @@ class Record:
                 rows.append(Row(step.target, end, step.epoch, READ_AGAIN, at_ms))
                 self._undone[step.partition] = [
                     row
-                    for row in believed(before.get(step.partition, ()))
+                    for row in believed(before.get(step.partition, ()), step.epoch - 1)
                     if row.what == SKIPPED and row.end > step.target
                 ]
         self._write(made)

@@ -1,7 +1,7 @@
 -- name: audit_partitions
 -- What the ledger has of each topic and partition, and within which offsets the batches lie that
 -- landed in a time range (`since` to before `until`, epoch milliseconds; 0 and 0: at any time).
--- `in_first` is not below `in_end` where none did.
+-- `in_first` is not below `in_end` where none did. `epoch`: the latest of any time.
 SELECT
     topic_id,
     any(b.topic) AS topic,
@@ -9,7 +9,7 @@ SELECT
     count() AS parts,
     minIf(b.first, ranged) AS in_first,
     maxIf(b.end, ranged) AS in_end,
-    toUnixTimestamp64Milli(now64(3)) AS now_ms
+    max(b.epoch) AS epoch
 FROM
 (
     SELECT

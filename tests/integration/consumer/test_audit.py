@@ -767,6 +767,8 @@ def test_a_rewind_that_was_recorded(world: World) -> None:
     world.client.command(f"{into}({one}, 0, 20, 25, 1, 'skipped', {now})")
     assert [explained for *_, explained in world.findings()] == [True, True, True]
     world.client.command(f"{into}({one}, 0, 22, 30, 2, 'read again', now64(3, 'UTC') + 1)")
+    assert [explained for *_, explained in world.findings()] == [True, True, True]
+    world.commit(30, Open(2, ROWS_VERSION, world.topic_id, 1_700_000_000_000))
     assert sorted(world.findings())[0] == missing[0], "nothing from 22 on is skipped any more"
 
 

@@ -382,6 +382,19 @@ def test_killed_before_it_records_what_it_skipped_and_run_again(world: World) ->
     assert against_truth(world.client, Truth(kept)) == []
 
 
+def test_killed_before_its_mark_what_was_skipped_before_stays_so(world: World) -> None:
+    world.produce(100)
+    assert world.rewind("--to", "latest", "--yes")[0] == 0
+    world.killed("before", "mark", 1, "--to", "earliest", "--yes")
+    code, out, err = world.audit()
+    assert (code, "2 findings, 0 unexplained" in out) == (0, True), out + err
+    world.killed("after", "mark", 1, "--to", "earliest", "--yes")
+    code, out, _ = world.audit()
+    assert (code, "whole" in out) == (0, True), "all of it is being mended"
+    world.consume()
+    world.whole()
+
+
 @pytest.mark.long
 def test_killed_while_the_server_deletes_and_run_again(world: World) -> None:
     """The server goes on deleting by itself, and a consumer has to wait for it."""

@@ -34,7 +34,30 @@ def test_what_is_believed(
     written: Sequence[tuple[int, int, str]], so: Sequence[tuple[int, int, str]]
 ) -> None:
     rows = [Row(first, end, 1, what) for first, end, what in written]
-    assert [(row.first, row.end, row.what) for row in believed(rows)] == so
+    assert [(row.first, row.end, row.what) for row in believed(rows, 1)] == so
+
+
+_SKIP, _AGAIN = Row(10, 30, 1, SKIPPED), Row(20, 40, 2, READ_AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("written", "seen", "end"),
+    [
+        ([], 1, 30),  # killed before its mark
+        ([], 2, 20),
+        ([], 5, 20),
+        ([Row(20, 40, 2, REMOVED)], 1, 20),
+        ([Row(60, 70, 2, SKIPPED)], -1, 20),
+        ([Row(50, 60, 2, READ_AGAIN), Row(50, 60, 2, REMOVED)], 2, 30),  # run again, from 50 on
+        ([Row(25, 40, 2, READ_AGAIN)], 2, 25),
+        ([Row(50, 60, 3, READ_AGAIN)], 2, 20),
+        ([Row(50, 60, 3, READ_AGAIN), Row(50, 60, 3, REMOVED)], 1, 30),
+    ],
+)
+def test_what_was_to_be_read_again_counts_once_its_epoch_is_seen(
+    written: Sequence[Row], seen: int, end: int
+) -> None:
+    assert believed([_SKIP, _AGAIN, *written], seen)[0] == _SKIP._replace(end=end)
 
 
 class FakeDatabase:
