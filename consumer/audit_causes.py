@@ -2,10 +2,10 @@
 
 | fault | what explains it | where it is recorded |
 |---|---|---|
-| gap | each event in it was dead-lettered; its offsets hold no event (markers, aborted or empty records, tombstones) | the dead-letter topic; the log, while it has them |
+| gap | each event in it was set aside; its offsets hold no event (markers, aborted or empty records, tombstones) | the dead-letter topic; the log, while it has them |
 | gap, no rows, short | a rewind passed it over | `rewinds` |
 | no rows, short | a rewind to a later epoch took its rows out, and did not come to its end | `rewinds` |
-| short batch | as many dead letters | the dead-letter topic |
+| short batch | as many dead letters, and each other event is in the table, or went from it by a rule | the dead-letter topic; the log, `events` |
 | short batch | each of its events is in the table, and the sums were counted again later | the log, `events`, `rebuilds` |
 | size not known | each of its events is in the table; a rewind took it out or passed it over | the log and `events`; `rewinds` |
 | no rows | resends: each of its events is in the table, under the stamp of another batch | the log and `events` |
@@ -14,7 +14,8 @@
 | gap, short, size not known | as by resends, where a mend left out what was erased | the log, `events`, system.mutations |
 | overlap, double | the sums were counted again from `events` later, which knows each event by its id | `rebuilds` |
 
-Expiry, erasure and resends are looked for line by line, in whatever mixture (`audit_gone`).
+Letters, expiry, erasure and resends are looked for line by line, in whatever mixture (`audit_gone`).
+Where the log has the lines no more letters are only counted, and the cause says so.
 
 What left the log before it was read is a loss, and stays unexplained. So does what nobody recorded:
 rows that were inserted by hand, a partition that was dropped.
@@ -22,41 +23,21 @@ rows that were inserted by hand, a partition that was dropped.
 
 from __future__ import annotations
 
-import contextlib
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
-
-from consumer.audit_gone import Account, Gone, Line
+from consumer.audit_gone import Gone, Line
+from consumer.audit_letters import Letters, Places
 from consumer.audit_log import Log
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault, Kind
-from consumer.rewind_record import IN_ORDER, SKIPPED, Row, believed
-from schemas.tables import REBUILDS, REWINDS, SUMMED, clickhouse_partition
+from consumer.rewind_record import IN_ORDER, SKIPPED, Row, believed, reads_again
+from schemas.tables import REBUILDS, REWINDS, SUMMED
 
 _GAP_LINES = 1_000
-
-
-_line = msgspec.json.Decoder(Line)
-
-
-@dataclass(frozen=True, slots=True)
-class _Letters:
-    """Dead letters of one partition, each place once, in order of (offset, line)."""
-
-    places: list[tuple[int, int]]
-    in_table: frozenset[tuple[int, int]]
-
-    def between(self, first: int, end: int) -> list[tuple[int, int]]:
-        return self.places[
-            bisect_left(self.places, (first, -1)) : bisect_left(self.places, (end, -1))
-        ]
 
 
 class Causes:
@@ -84,7 +65,7 @@ class Causes:
             case Kind.GAP:
                 return self._rewound(fault) or self._without_events(fault)
             case Kind.SHORT:
-                return self._lettered(fault) or self._rewound(fault) or self._restored(fault)
+                return self._rewound(fault) or self._short(fault)
             case Kind.UNKNOWN:
                 return self._rewound(fault) or self._whole(fault)
             case Kind.NO_ROWS:
@@ -99,29 +80,16 @@ class Causes:
     # --- dead letters and the log ------------------------------------------------------------
 
     @cached_property
-    def _letters(self) -> dict[tuple[str, int], _Letters]:
-        places: defaultdict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
-        in_table: defaultdict[tuple[str, int], set[tuple[int, int]]] = defaultdict(set)
-        for letter in self._log.letters():
-            whose, place = (letter.topic_id, letter.partition), (letter.offset, letter.line)
-            places[whose].add(place)
-            if letter.in_table:
-                in_table[whose].add(place)
-        return {
-            whose: _Letters(sorted(found), frozenset(in_table[whose]))
-            for whose, found in places.items()
-        }
+    def _letters(self) -> Letters:
+        return Letters(self._log.letters())
 
-    def _of(self, fault: Fault) -> _Letters:
-        return self._letters.get((fault.topic_id, fault.partition), _Letters([], frozenset()))
-
-    def _lettered(self, fault: Fault) -> str | None:
-        found = len(self._of(fault).between(fault.first, fault.end))
-        return f"{found} dead letters" if found >= fault.rows else None
+    def _of(self, fault: Fault) -> Places:
+        whose = fault.topic_id, fault.partition
+        seen = self._seen.get(whose, -1)
+        return self._letters.within(fault, reads_again(self._rewinds.get(whose, ()), seen))
 
     def _in_table(self, fault: Fault) -> str | None:
-        letters = self._of(fault)
-        found = letters.in_table.intersection(letters.between(fault.first, fault.end))
+        found = self._of(fault).in_table
         if found and len(found) >= fault.rows:
             return f"{len(found)} dead letters that had landed and are not in every view"
         return None
@@ -144,17 +112,17 @@ class Causes:
         return ""
 
     def _without_events(self, fault: Fault) -> str | None:
-        places = set(self._of(fault).between(fault.first, fault.end))
-        if self._not_in_log(fault):
+        aside = self._of(fault).aside
+        if why := self._not_in_log(fault):
             # A letter in each record, and nothing says that a record had more than those.
-            if len({offset for offset, _ in places}) == fault.rows:
-                return f"{len(places)} dead letters, one or more of each record"
+            if len({offset for offset, _ in aside}) == fault.rows:
+                return f"{len(aside)} dead letters, one or more of each record, only counted: {why}"
             return None
         events, erased = 0, 0
         left: list[bytes] = []
-        for offset, lines in self._log.lines(fault.partition, fault.first, fault.end):
-            events += len(lines)
-            left += [line for n, line in enumerate(lines) if (offset, n) not in places]
+        for line in self._lines(fault):
+            events += 1
+            left += [] if line.aside else [line.text]
             if len(left) >= _GAP_LINES or (left and not self._gone.deletions):
                 if not self._gone.erased(left):
                     return None
@@ -168,6 +136,31 @@ class Causes:
             return "these offsets hold no event"
         return f"{events} dead letters, and no other event"
 
+    def _short(self, fault: Fault) -> str | None:
+        """By its letters; or the sums were counted again. The ledger is written with the views:
+        where it is short of what the table has, the sums may be."""
+        if why := self._not_in_log(fault):
+            places = self._of(fault)
+            # of the rows that have landed, only those that the ledger lacks
+            count = len(places.aside) + min(len(places.in_table), fault.unlisted)
+            return f"{count} dead letters, only counted: {why}" if count >= fault.rows else None
+        rules = [*self._gone.deletions, *self._gone.expiries]
+        found = self._gone.account(self._lines(fault), rules, landed=False)
+        if found.letters >= fault.rows:
+            # As many as the ledger lacks: all others had landed. So they may have expired since,
+            # and so have those that cannot be read.
+            said = f"{found.letters} dead letters"
+            if not found.missing:
+                return said
+            untold = self._gone.untold(found)
+            return f"{said}; {untold}" if untold else None
+        # That an event would have expired by now does not say that it had landed.
+        if found.missing or found.unread or found.expired or not found.events:
+            return None
+        if any(self._rebuilds.get(m, -1) < fault.landed_ms for m in found.present):
+            return None
+        return f"{found.whole}, and the sums were rebuilt later"
+
     def _without_rows(self, fault: Fault) -> str | None:
         why = self._not_in_log(fault)
         if why:
@@ -175,39 +168,24 @@ class Causes:
         return self._gone.explain(fault, self._lines(fault))
 
     def _whole(self, fault: Fault) -> str | None:
-        found = self._there(fault)
-        return found.whole if found is not None else None
-
-    def _restored(self, fault: Fault) -> str | None:
-        """The ledger is written with the views: where it is short, the sums may be."""
-        found = self._there(fault)
-        if found is None:
-            return None
-        if any(self._rebuilds.get(m, -1) < fault.landed_ms for m in found.present):
-            return None
-        return f"{found.whole}, and the sums were rebuilt later"
-
-    def _there(self, fault: Fault) -> Account | None:
-        """What became of each event that the log has there; None if one of them is not in the table
-        and no rule took it out, or the log does not reach back."""
+        """Where each event that the log has there is in the table, or was erased or set aside."""
         if self._not_in_log(fault):
             return None
-        # Not the TTL's: that an event would have expired by now does not say that it had landed.
         found = self._gone.account(self._lines(fault), self._gone.deletions, landed=False)
-        return found if found.events and not found.missing else None
+        lacking = found.missing or found.unread or not found.events
+        return None if lacking else found.whole
 
-    def _lines(self, fault: Fault) -> Iterator[tuple[Line, bytes]]:
-        letters = set(self._of(fault).between(fault.first, fault.end))
+    def _lines(self, fault: Fault) -> Iterator[Line]:
+        """Of a part, those that fall there."""
+        places = self._of(fault)
         for offset, lines in self._log.lines(fault.partition, fault.first, fault.end):
             for number, text in enumerate(lines):
-                with contextlib.suppress(msgspec.MsgspecError, ValueError):
-                    line = _line.decode(text)
-                    where = clickhouse_partition(line.created_at)
-                    if (offset, number) not in letters and fault.clickhouse_partition in (
-                        "",
-                        where,
-                    ):
-                        yield line, text
+                aside = (offset, number) in places.aside
+                line = Line(text, aside, aside or (offset, number) in places.in_table)
+                if not fault.clickhouse_partition or (
+                    line.place is not None and line.place.partition == fault.clickhouse_partition
+                ):
+                    yield line
 
     # --- what ClickHouse recorded ------------------------------------------------------------
 

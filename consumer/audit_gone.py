@@ -6,6 +6,8 @@ the records, each line is accounted for: its id is in the table, or a deletion's
 TTL's rule holds for the row that it makes (`erased.look`). One line that is none of these makes the
 fault unexplained.
 
+A line that was set aside is explained by its letter while its id is not in the table.
+
 Where the log has them no more, or too many batches were read again, or a condition cannot be tried,
 nobody can tell: such a fault counts as explained, and the cause says that it could not be checked.
 """
@@ -18,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
+from uuid import UUID
 
 import msgspec
 from clickhouse_connect.driver.exceptions import DatabaseError
@@ -35,22 +39,54 @@ _LINES_AT_ONCE = 5_000
 _EVER = 1 << 62
 
 
-class Line(msgspec.Struct):
-    id: str
+class _Members(msgspec.Struct):
+    id: UUID
     created_at: int
+
+
+_members = msgspec.json.Decoder(_Members)
+
+
+class Line(NamedTuple):
+    """`aside`: it has a letter that explains why it would not be in the table; `lettered`: it has
+    one."""
+
+    text: bytes
+    aside: bool = False
+    lettered: bool = False
+
+    @property
+    def place(self) -> Placed | None:
+        """Where it falls; None where that cannot be read from it."""
+        try:
+            line = _members.decode(self.text)
+            where = clickhouse_partition(line.created_at)
+        except (msgspec.MsgspecError, ValueError):
+            return None
+        return Placed(str(line.id), line.created_at, where)
 
 
 @dataclass
 class Account:
-    """What became of the events of a fault. `missing`: not in the table, and of no rule; where it
-    is not 0, counting stopped there, unless something is `untold`: rules, each with why they say
-    nothing of the rest. `present`: ClickHouse partitions of those that are in the table."""
+    """What became of the events of a fault, but for those `aside`, which letters explain.
+    `missing`: not in the table, and of no rule; where it is not 0, counting stopped there, unless
+    something is `untold`: rules, each with why they say nothing of the rest. `unread`: nobody can
+    say where they would be. `present`: ClickHouse partitions of those that are in the table.
+    `letters`: of all lines."""
 
     events: int = 0
+    aside: int = 0
+    letters: int = 0
     missing: int = 0
+    unread: int = 0
     gone: Counter[Deletion] = field(default_factory=Counter)
     present: set[str] = field(default_factory=set)
     untold: dict[Deletion, str] = field(default_factory=dict)
+
+    @property
+    def expired(self) -> bool:
+        """Whether some are gone by the TTL's rules."""
+        return any(rule.at_ms == _EVER for rule in self.gone)
 
     @property
     def whole(self) -> str:
@@ -93,49 +129,61 @@ class Gone:
         looked = look(self._tables.client, lines, self.deletions)
         return all(by is not None for by in looked.by)
 
-    def account(
-        self, lines: Iterable[tuple[Line, bytes]], rules: Sequence[Deletion], *, landed: bool
-    ) -> Account:
+    def account(self, lines: Iterable[Line], rules: Sequence[Deletion], *, landed: bool) -> Account:
         """`landed`: the rows had been in the table when the deletions were made."""
         account, left = Account(), iter(lines)
         while some := list(islice(left, _LINES_AT_ONCE)):
-            looked = look(self._tables.client, [text for _, text in some], rules, landed=landed)
-            account.events += len(some)
-            account.gone.update(by for by in looked.by if by is not None)
+            looked = look(self._tables.client, [line.text for line in some], rules, landed=landed)
             account.untold |= looked.untold
-            rest = [line for (line, _), by in zip(some, looked.by, strict=True) if by is None]
-            account.missing += self._missing(rest)
-            account.present |= {clickhouse_partition(line.created_at) for line in rest}
+            self._count(account, some, looked.by)
             if account.missing and not account.untold and not any(r.elsewhere for r in rules):
                 return account
         account.untold |= {r: "it asks other tables" for r in rules if r.elsewhere}
         return account
 
-    def _missing(self, lines: Sequence[Line]) -> int:
-        """How many ids the table does not have."""
-        places = [
-            Placed(line.id.lower(), line.created_at, clickhouse_partition(line.created_at))
-            for line in lines
-        ]
-        ids = {place.id for place in places}
-        return len(ids - Content(self._tables.client).there(places))
+    def _count(
+        self, account: Account, lines: Sequence[Line], by: Sequence[Deletion | None]
+    ) -> None:
+        places = [line.place for line in lines]
+        there = Content(self._tables.client).there([place for place in places if place])
+        aside = 0
+        for place, line, rule in zip(places, lines, by, strict=True):
+            if place is not None and place.id in there:
+                account.present.add(place.partition)
+            elif line.aside:
+                aside += 1
+            elif rule is not None:
+                account.gone[rule] += 1
+            elif place is None:
+                account.unread += 1
+            else:
+                account.missing += 1
+        account.aside += aside
+        account.events += len(lines) - aside
+        account.letters += sum(line.lettered for line in lines)
 
     # --- of a part that is gone ------------------------------------------------------------------
 
-    def explain(self, fault: Fault, lines: Iterable[tuple[Line, bytes]]) -> str | None:
+    def explain(self, fault: Fault, lines: Iterable[Line]) -> str | None:
         """Why the table has no row of a part, by the lines that the log has of it."""
         rules = [*self.since(fault.landed_ms), *self.expiries]
         account = self.account(lines, rules, landed=True)
         if account.missing:
-            what = f"{account.missing} of its {account.events} events"
-            for each, why in account.untold.items():
-                return f"{_named(each)}: could not be checked for {what}: {why}"
-            return None
+            return self.untold(account)
+        if account.events < fault.rows <= account.events + account.aside:
+            return None  # so many had landed: not all of these were set aside
         if account.events < fault.rows and rules:
             return self.unchecked(fault, f"Kafka's log has {account.events} of its events")
         if account.gone.total() == account.events > 0:
             return account.said
         return f"resends: {account.whole}" if account.events else None
+
+    def untold(self, account: Account) -> str | None:
+        """Why nobody can tell what became of those that are missing."""
+        what = f"{account.missing} of its {account.events} events"
+        for each, why in account.untold.items():
+            return f"{_named(each)}: could not be checked for {what}: {why}"
+        return None
 
     def unchecked(self, fault: Fault, why: str) -> str | None:
         """Why it may be, where its lines cannot be looked at."""

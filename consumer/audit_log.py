@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from consumer.audit_letters import Letter
 from consumer.config import ConsumerSettings
 from consumer.dead_letters import dead_letter_topic
 from consumer.kafka_client import (
@@ -28,17 +28,6 @@ _READ_SECONDS = 60.0  # without a record of a range that the log has
 _POLL_SECONDS = 0.1  # `consume` waits so long for more
 _FETCHED = 500
 _NO_SUCH_PARTITION = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter's place. `in_table`: it has landed, and not in every view."""
-
-    topic_id: str
-    partition: int
-    offset: int
-    line: int
-    in_table: bool
 
 
 class Log:
@@ -122,6 +111,8 @@ class Log:
 
 def _letter(headers: Sequence[tuple[str, bytes | None]]) -> Letter | None:
     given = {name: (value or b"").decode(errors="replace") for name, value in headers}
+    if "penstock.settled" in given:  # a marker: what was done with a letter is no letter
+        return None
     try:
         return Letter(
             given["penstock.topic_id"],
@@ -129,6 +120,7 @@ def _letter(headers: Sequence[tuple[str, bytes | None]]) -> Letter | None:
             int(given["penstock.offset"]),
             int(given["penstock.line"]),
             given.get("penstock.in_table") == "1",
+            int(given["penstock.at"]),
         )
     except (KeyError, ValueError):
         return None  # somebody else's

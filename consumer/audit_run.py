@@ -91,6 +91,7 @@ class Run:
     )
     unknown: list[Part] = field(default_factory=list)
     landed_ms: int = 0
+    unlisted: int = 0  # rows beyond those that the ledger lists
     in_flight: bool = False
     range: Range | None = None
     long: Long | None = None
@@ -99,6 +100,7 @@ class Run:
         self.end = max(self.end, part.end)
         self.landed[part.clickhouse_partition, part.epoch] += rows
         self.landed_ms = max(self.landed_ms, part.landed_ms)
+        self.unlisted += max(0, part.stamped - part.rows) if part.times else 0
         if self.range is None or (self.range.first, self.range.end) != (part.first, part.end):
             self.fold()
             self.range = Range(part.first, part.end)

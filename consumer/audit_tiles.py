@@ -46,7 +46,8 @@ class Kind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Something that needs an explanation, within `[first, end)`. `rows`: how many are concerned
-    (offsets, of a gap). `landed_ms`: when the latest of what is concerned landed."""
+    (offsets, of a gap). `landed_ms`: when the latest of what is concerned landed. `unlisted`: of a
+    short batch, rows that bear its stamp beyond those that the ledger lists."""
 
     kind: Kind
     topic_id: str
@@ -58,6 +59,7 @@ class Fault:
     rows: int
     landed_ms: int
     what: str
+    unlisted: int = 0
 
 
 @dataclass(slots=True)
@@ -233,7 +235,7 @@ class Walk:
             yield Fault(
                 Kind.SHORT, self.topic_id, self.partition, run.first, run.end, "",
                 tuple(sorted(run.expected)), expected - landed, run.landed_ms,
-                f"{landed} of {expected} rows landed",
+                f"{landed} of {expected} rows landed", run.unlisted,
             )  # fmt: skip
         run.fold()
         if (long := run.long) is not None:

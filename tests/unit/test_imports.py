@@ -21,8 +21,8 @@ SHELL = {"runner", "topic_watch", "facts", "__main__", "admin", "metrics"}
 PREFLIGHT = {"preflight", "preflight_clickhouse", "preflight_kafka", "findings"}
 TOOLS = {
     "arguments", "letter_index", "letter_topic", "letter_words", "letters", "settling",
-    "audit", "audit_causes", "audit_gone", "audit_log", "audit_report", "audit_run",
-    "audit_tables", "audit_tiles",
+    "audit", "audit_causes", "audit_gone", "audit_letters", "audit_log", "audit_report",
+    "audit_run", "audit_tables", "audit_tiles",
     "rewind", "rewind_log", "rewind_plan", "rewind_record", "rewind_words", "rewinding",
 }  # fmt: skip
 BETWEEN = {"__init__", "ports", "config"}

@@ -129,6 +129,7 @@ class World:
             "penstock.offset": str(offset),
             "penstock.line": "0",
             "penstock.reason": "wrong_type",
+            "penstock.at": str(int(time.time() * 1000)),
             **{f"penstock.{name}": value for name, value in headers.items()},
         }
         producer.produce(f"{self.topic}.dead", b"bad", headers=list(given.items()))
@@ -377,6 +378,129 @@ def test_a_short_batch_of_dead_letters(world: World) -> None:
     assert world.findings() == [("short batch", 0, 10, "", False)]
     world.letter(9)
     assert world.findings() == [("short batch", 0, 10, "", True)]
+
+
+@pytest.mark.parametrize(("epoch", "said"), [(1, {}), (0, {"in_table": "1"})])
+def test_letters_of_lines_that_landed_do_not_hide_those_that_did_not(
+    world: World, epoch: int, said: dict[str, str]
+) -> None:
+    """As many as are missing, and none of these: they are of an earlier try, or of a view."""
+    world.land(0, 10, epoch=epoch, lines=[line(n) for n in range(0, 10, 2)])
+    world.commit(10)
+    for offset in range(0, 10, 2):
+        world.letter(offset, **said)
+    assert world.findings() == [("short batch", 0, 10, "", False)]
+    for offset in range(1, 10, 2):
+        world.letter(offset)
+    assert world.findings() == [("short batch", 0, 10, "", True)]
+
+
+def test_a_short_batch_of_letters_whose_other_rows_went_by_a_rule(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(8)])
+    world.commit(10)
+    for offset in (8, 9):
+        world.letter(offset)
+    world.delete("_first = 0 AND session_id = 'session-3'")
+    short = ("short batch", 0, 10, "")
+    assert world.findings() == [(*short, False)]
+    world.delete("session_id = 'session-3'")
+    assert world.findings() == [(*short, True)]
+    world.client.command(
+        "ALTER TABLE events MODIFY TTL toDateTime(created_at) + INTERVAL 1 DAY",
+        settings={"materialize_ttl_after_modify": 0},
+    )
+    world.delete("_first = 0 AND session_id != 'session-0' AND session_id != 'session-1'")
+    assert world.findings() == [(*short, True)]
+
+
+def test_letters_that_were_replayed_still_say_why_their_batch_is_short(world: World) -> None:
+    again = [line(8), line(9)]
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, each) for each in again])
+    world.land(0, 10, lines=[line(n) for n in range(8)])
+    world.land(10, 30)
+    world.land(30, 32, lines=again)
+    world.commit(32)
+    assert world.findings() == [("short batch", 0, 10, "", False)]
+    for offset in (8, 9):
+        world.letter(offset)
+    assert world.findings() == [("short batch", 0, 10, "", True)]
+
+
+def test_letters_are_counted_where_the_log_has_their_lines_no_more(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(8)])
+    world.land(20, 30)
+    world.commit(30)
+    trim(world, 20)
+    for offset in (8, *range(10, 20)):
+        world.letter(offset)
+    world.letter(9, in_table="1")
+    gap, short = ("gap", 10, 20, ""), ("short batch", 0, 10, "")
+    assert sorted(world.findings()) == [(*gap, True), (*short, False)], "a letter of a view"
+    world.letter(7)
+    assert sorted(world.findings()) == [(*gap, True), (*short, True)]
+    said = world.said()[1]
+    for found in said["findings"]:
+        assert found["cause"].endswith(", only counted: Kafka's log does not reach back to it")
+    world.client.command(
+        "INSERT INTO rewinds (topic_id, partition, first, end, epoch, what, at) "
+        f"VALUES ('{world.topic_id}', 0, 0, 20, 2, 'removed', now64(3, 'UTC') + 1)"
+    )
+    # of a later try: with the rows that it took out, and letters of its own where a line is bad
+    world.delete("first = 0", "batches")
+    world.delete("_first = 0")
+    world.land(0, 10, epoch=2, lines=[line(n) for n in range(8)])
+    assert sorted(world.findings()) == [(*gap, False), (*short, False)], "they are outdated"
+
+
+def test_letters_of_views_are_counted_as_far_as_the_ledger_lacks_rows(world: World) -> None:
+    world.land(0, 10)
+    world.client.command(
+        "ALTER TABLE batches UPDATE rows = rows - 1 WHERE clickhouse_partition = '202601'",
+        settings={"mutations_sync": 1},
+    )
+    world.commit(10)
+    trim(world, 10)
+    short = ("short batch", 0, 10, "")
+    assert (*short, False) in world.findings()
+    world.letter(8, in_table="1")
+    assert (*short, True) in world.findings()
+
+
+def test_a_batch_of_unknown_size_whose_lines_were_set_aside(world: World) -> None:
+    world.land(0, 10, lines=[line(n) for n in range(8)])
+    world.client.command(
+        "ALTER TABLE batches UPDATE expected_rows = 0 WHERE first = 0",
+        settings={"mutations_sync": 1},
+    )
+    world.commit(10)
+    unknown = ("size not known", 0, 10, "")
+    for offset in (3, 8):
+        world.letter(offset)
+    world.letter(9, in_table="1")
+    assert world.findings() == [(*unknown, False)], "9 had landed"
+    produce(world.kafka.bootstrap_servers, world.topic, [(0, line(9))])
+    world.land(10, 30)
+    world.land(30, 31, lines=[line(9)])
+    world.commit(31)
+    assert world.findings() == [(*unknown, True)]
+    world.delete("_first = 0 AND session_id = 'session-4'")
+    assert world.findings() == [(*unknown, False)]
+
+
+def test_letters_do_not_explain_rows_that_had_landed(world: World) -> None:
+    """Nor do they hide what else is gone of their part."""
+    world.land(0, 10)
+    world.commit(10)
+    world.delete("_first = 0 AND _partition_id = '202601'")
+    gone = ("no rows", 0, 10, "202601")
+    for offset in (0, 2, 4, 6):
+        world.letter(offset, in_table="1")
+    world.delete("session_id = 'session-8'")
+    assert world.findings() == [(*gone, False)]
+    for offset in (0, 2, 4):
+        world.letter(offset)
+    world.delete("session_id = 'session-6'")
+    assert world.findings() == [(*gone, False)], "5 rows of it had landed, whatever letters say"
 
 
 def test_a_row_that_landed_and_is_not_in_every_view(world: World) -> None:

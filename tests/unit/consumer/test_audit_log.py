@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.audit_log import Letter, _letter, said
+from consumer.audit_letters import Letter
+from consumer.audit_log import _letter, said
 from consumer.ledger import Intent, Mark, Note, Open, encode
 from consumer.recovery import Commit
 
@@ -43,17 +44,27 @@ def headers(**more: bytes | None) -> list[tuple[str, bytes | None]]:
         "partition": b"3",
         "offset": b"7",
         "line": b"2",
+        "at": b"5",
         **more,
     }
     return [(f"penstock.{name}", value) for name, value in given.items()]
 
 
 def test_a_letter_is_known_by_its_headers() -> None:
-    assert _letter(headers()) == Letter("id", 3, 7, 2, in_table=False)
-    assert _letter(headers(in_table=b"1")) == Letter("id", 3, 7, 2, in_table=True)
+    assert _letter(headers()) == Letter("id", 3, 7, 2, in_table=False, at_ms=5)
+    assert _letter(headers(in_table=b"1")) == Letter("id", 3, 7, 2, in_table=True, at_ms=5)
 
 
-@pytest.mark.parametrize("broken", [{"offset": b"seven"}, {"line": None}, {"partition": b"\xff"}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"offset": b"seven"},
+        {"line": None},
+        {"partition": b"\xff"},
+        {"at": b""},
+        {"settled": b"dropped"},
+    ],
+)
 def test_what_is_no_letter_explains_nothing(broken: dict[str, bytes | None]) -> None:
     assert _letter(headers(**broken)) is None
     assert _letter([]) is None
