@@ -17,13 +17,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import urllib3
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from consumer import arguments
 from consumer.audit_causes import Causes
 from consumer.audit_log import Log, said
 from consumer.audit_report import Bar, Finding, Verdict, report
@@ -45,12 +45,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     text = "say what the table cannot prove: gaps, overlaps, doubles, what did not land whole"
     parser: argparse.ArgumentParser = commands.add_parser("audit", help=text, description=text)
     parser.add_argument(
-        "--from", dest="since", type=moment, metavar="TIME", help="batches that landed from then on"
+        "--from",
+        dest="since",
+        type=moment,
+        metavar="TIME",
+        help="batches that landed from then on (RFC 3339, or epoch milliseconds)",
     )
     parser.add_argument(
         "--to", dest="until", type=moment, metavar="TIME", help="batches that landed before then"
     )
-    parser.add_argument("--partition", type=int, metavar="N", help="only this Kafka partition")
+    parser.add_argument(
+        "--partition", type=arguments.partition, metavar="N", help="only this Kafka partition"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     all_settings.add_flags(parser, "consumer")
     return parser
@@ -58,16 +64,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def moment(text: str) -> int:
     """RFC 3339 (UTC where it names no zone) or epoch milliseconds, as epoch milliseconds."""
-    if text.isdecimal():
-        return int(text)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
+    at = arguments.time_ms(text)
+    if at is None:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a time such as 2026-11-23T10:00:00Z nor epoch milliseconds"
-        ) from None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return int(at.timestamp() * 1000)
+            f"{arguments.shown(text)} is neither a time such as 2026-11-23T10:00:00Z nor epoch "
+            "milliseconds"
+        )
+    return at
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,9 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
     """The command. Returns its exit code."""
     asked = Asked(partition=flags.partition)
     if flags.since is not None or flags.until is not None:
-        until_ms = flags.until or int(time.time() * 1000) + _DAY_MS
+        until_ms = flags.until
+        if until_ms is None:
+            until_ms = max(flags.since, int(time.time() * 1000)) + _DAY_MS
         asked = Asked(flags.since or 0, until_ms, flags.partition)
         if asked.since_ms >= until_ms:
             print("penstock-consumer: --from must be before --to", file=sys.stderr)

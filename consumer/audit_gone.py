@@ -21,30 +21,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
-from uuid import UUID
 
-import msgspec
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumer.audit_tables import Tables
 from consumer.audit_tiles import Fault
 from consumer.content import Content
 from consumer.erased import Deletion, deletions, look
-from consumer.placing import Placed
+from consumer.placing import Placed, place
 from schemas.expiry import PASSING, deleting, parsed
 from schemas.hold import Database
-from schemas.tables import clickhouse_partition
 
 _LINES_AT_ONCE = 5_000
 _EVER = 1 << 62
-
-
-class _Members(msgspec.Struct):
-    id: UUID
-    created_at: int
-
-
-_members = msgspec.json.Decoder(_Members)
 
 
 class Line(NamedTuple):
@@ -58,12 +47,7 @@ class Line(NamedTuple):
     @property
     def place(self) -> Placed | None:
         """Where it falls; None where that cannot be read from it."""
-        try:
-            line = _members.decode(self.text)
-            where = clickhouse_partition(line.created_at)
-        except (msgspec.MsgspecError, ValueError):
-            return None
-        return Placed(str(line.id), line.created_at, where)
+        return place(self.text)
 
 
 @dataclass
