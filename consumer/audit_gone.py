@@ -129,16 +129,16 @@ class Gone:
         self, account: Account, lines: Sequence[Line], by: Sequence[Deletion | None]
     ) -> None:
         places = [line.place for line in lines]
-        there = Content(self._tables.client).there([place for place in places if place])
+        there = Content(self._tables.client).there([where for where in places if where])
         aside = 0
-        for place, line, rule in zip(places, lines, by, strict=True):
-            if place is not None and place.id in there:
-                account.present.add(place.partition)
+        for where, line, rule in zip(places, lines, by, strict=True):
+            if where is not None and where.id in there:
+                account.present.add(where.partition)
             elif line.aside:
                 aside += 1
             elif rule is not None:
                 account.gone[rule] += 1
-            elif place is None:
+            elif where is None:
                 account.unread += 1
             else:
                 account.missing += 1
