@@ -12,6 +12,7 @@ import pytest
 
 from consumer import preflight
 from consumer.__main__ import main
+from schemas import logs
 from tests.fixtures.children import ROOT, environment
 from tests.fixtures.clickhouse import ClickHouse
 from tests.fixtures.kafka import Kafka
@@ -128,6 +129,7 @@ def test_it_can_be_stopped(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(preflight, "look", interrupted)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # of this process, and all its tests
     monkeypatch.setenv("PENSTOCK_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers)
     assert main(["check"]) == 1
     assert capsys.readouterr().err == "penstock-consumer: stopped\n"
