@@ -11,7 +11,7 @@ batches without a bad line of the same run.
                             refuses all the same, by their row's number: someone made a column of
                             the landing table narrower
     a view throws on        lines that are in the table when a view of someone's own cannot take
-                            them, which no error names: found by trying the view, some ten times
+                            them, which no error names: found by trying the view, some 17 times
                             each
 """
 

@@ -6,6 +6,7 @@ several processes can share one engine, as they would share a server.
 
     server.py      sockets, threads, HTTP/1.1: who may ask, and how many at once
     body.py        request bodies: read whole (or refused), unpacked, spooled to memory
+    form.py        parameters that come in the body
     statement.py   the little that must be known about a statement's text
     answer.py      one request -> engine calls -> one answer, in ClickHouse's own words
     engine.py      chDB, in its three generations

@@ -30,11 +30,10 @@ from deploy.local.front.body import (
     Reader,
     Spool,
     content_length,
-    form_fields,
-    is_form,
     read_body,
 )
 from deploy.local.front.engine import Engine
+from deploy.local.front.form import form_fields, is_form
 
 _REASONS = {
     100: "Continue", 200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",

@@ -140,6 +140,11 @@ class World:
             f"ALTER TABLE {table} DELETE WHERE {condition}", settings={"mutations_sync": 1}
         )
 
+    def rewrite_ledger(self, what: str, condition: str) -> None:
+        self.client.command(
+            f"ALTER TABLE batches UPDATE {what} WHERE {condition}", settings={"mutations_sync": 1}
+        )
+
     def findings(self, *flags: str) -> list[tuple[str, int, int, str, bool]]:
         """(kind, first, end, ClickHouse partition, explained) of each finding."""
         code, said = self.said(*flags)
@@ -344,10 +349,7 @@ def test_a_partition_that_the_topic_has_not(world: World) -> None:
     world.commit(30)
     world.source = Source(world.source.cluster, world.topic, world.topic_id, 1)
     world.land(0, 10, lines=[line(n) for n in range(9)])
-    world.client.command(
-        "ALTER TABLE batches UPDATE landed_at = landed_at - 3600 WHERE partition = 1",
-        settings={"mutations_sync": 1},
-    )
+    world.rewrite_ledger("landed_at = landed_at - 3600", "partition = 1")
     code, said = world.said()
     assert (code, [each["verdict"] for each in said["partitions"]]) == (
         1,
@@ -454,10 +456,7 @@ def test_letters_are_counted_where_the_log_has_their_lines_no_more(world: World)
 
 def test_letters_of_views_are_counted_as_far_as_the_ledger_lacks_rows(world: World) -> None:
     world.land(0, 10)
-    world.client.command(
-        "ALTER TABLE batches UPDATE rows = rows - 1 WHERE clickhouse_partition = '202601'",
-        settings={"mutations_sync": 1},
-    )
+    world.rewrite_ledger("rows = rows - 1", "clickhouse_partition = '202601'")
     world.commit(10)
     trim(world, 10)
     short = ("short batch", 0, 10, "")
@@ -468,10 +467,7 @@ def test_letters_of_views_are_counted_as_far_as_the_ledger_lacks_rows(world: Wor
 
 def test_a_batch_of_unknown_size_whose_lines_were_set_aside(world: World) -> None:
     world.land(0, 10, lines=[line(n) for n in range(8)])
-    world.client.command(
-        "ALTER TABLE batches UPDATE expected_rows = 0 WHERE first = 0",
-        settings={"mutations_sync": 1},
-    )
+    world.rewrite_ledger("expected_rows = 0", "first = 0")
     world.commit(10)
     unknown = ("size not known", 0, 10, "")
     for offset in (3, 8):
@@ -506,10 +502,7 @@ def test_letters_do_not_explain_rows_that_had_landed(world: World) -> None:
 def test_a_row_that_landed_and_is_not_in_every_view(world: World) -> None:
     """A view threw: the table has the row, the ledger was written without it."""
     world.land(0, 10)
-    world.client.command(
-        "ALTER TABLE batches UPDATE rows = rows - 1 WHERE clickhouse_partition = '202601'",
-        settings={"mutations_sync": 1},
-    )
+    world.rewrite_ledger("rows = rows - 1", "clickhouse_partition = '202601'")
     world.commit(10)
     found = [("double", 0, 10, "202601"), ("short batch", 0, 10, "")]
     assert sorted(world.findings()) == [(*one, False) for one in found]
@@ -522,10 +515,7 @@ def test_a_row_that_landed_and_is_not_in_every_view(world: World) -> None:
 def test_a_ledger_that_is_short_of_what_the_table_has(world: World) -> None:
     """It is written with the views, so these may be short too, until they are counted again."""
     world.land(0, 10)
-    world.client.command(
-        "ALTER TABLE batches UPDATE rows = rows - 1 WHERE clickhouse_partition = '202601'",
-        settings={"mutations_sync": 1},
-    )
+    world.rewrite_ledger("rows = rows - 1", "clickhouse_partition = '202601'")
     world.commit(10)
     short = ("short batch", 0, 10, "")
     assert (*short, False) in world.findings()
