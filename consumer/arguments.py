@@ -29,16 +29,19 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 partition = whole(0, (1 << 31) - 1)  # as Kafka numbers them
 
 
-def time_ms(text: str) -> int | None:
-    """RFC 3339 (UTC where it names no zone) or epoch milliseconds, as epoch milliseconds; None:
-    it is no time. Before 1970 Kafka takes some for the log's end, and its start."""
+def time_ms(text: str, or_else: str = "") -> int:
+    """RFC 3339 (UTC where it names no zone) or epoch milliseconds, as epoch milliseconds. Before
+    1970 Kafka takes some for the log's end, and its start. `or_else`: what else it is not."""
     if text.isdecimal():
         at_ms = int(text) if len(text) <= 19 else _TIMES_END
     else:
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
-            return None
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)} is neither a time such as 2026-11-23T10:00:00Z nor epoch "
+                f"milliseconds{or_else and f', {or_else}'}"
+            ) from None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         at_ms = int(at.timestamp() * 1000)
     if not 0 <= at_ms < _TIMES_END:

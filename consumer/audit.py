@@ -34,6 +34,7 @@ from consumer.config import ConsumerSettings
 from consumer.ports import LogError
 from consumer.recovery import Commit, judge
 from schemas import settings as all_settings
+from schemas.connection import first_line
 from schemas.tables import BATCHES, CREATED_AT_END, CREATED_AT_FIRST, clickhouse_partition
 
 _DAY_MS = 86_400_000
@@ -47,12 +48,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--from",
         dest="since",
-        type=moment,
+        type=arguments.time_ms,
         metavar="TIME",
         help="batches that landed from then on (RFC 3339, or epoch milliseconds)",
     )
     parser.add_argument(
-        "--to", dest="until", type=moment, metavar="TIME", help="batches that landed before then"
+        "--to",
+        dest="until",
+        type=arguments.time_ms,
+        metavar="TIME",
+        help="batches that landed before then",
     )
     parser.add_argument(
         "--partition", type=arguments.partition, metavar="N", help="only this Kafka partition"
@@ -60,17 +65,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     all_settings.add_flags(parser, "consumer")
     return parser
-
-
-def moment(text: str) -> int:
-    """RFC 3339 (UTC where it names no zone) or epoch milliseconds, as epoch milliseconds."""
-    at = arguments.time_ms(text)
-    if at is None:
-        raise argparse.ArgumentTypeError(
-            f"{arguments.shown(text)} is neither a time such as 2026-11-23T10:00:00Z nor epoch "
-            "milliseconds"
-        )
-    return at
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
         print(f"penstock-consumer: {error}", file=sys.stderr)
         return 2
     except (LogError, ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         print(f"penstock-consumer: the audit was not done: {why}", file=sys.stderr)
         return 1
     except orjson.JSONDecodeError:

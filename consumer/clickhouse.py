@@ -45,7 +45,13 @@ from consumer.commands import (
 from consumer.config import ConsumerSettings
 from consumer.content import Content
 from consumer.coverage import covered
-from consumer.errors import PASSING, REFUSED_BY_A_CONSTRAINT, UNKNOWN_SETTING, UNREADABLE
+from consumer.errors import (
+    PASSING,
+    REFUSED_BY_A_CONSTRAINT,
+    TOO_MANY_PARTS,
+    UNKNOWN_SETTING,
+    UNREADABLE,
+)
 from consumer.ledger import Source
 from consumer.recovery import Coverage
 from schemas.check import other_targets
@@ -92,7 +98,6 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "input_format_defaults_for_omitted_fields": 1,
 }
 
-_TOO_MANY_PARTS = 252  # also "too many partitions for a single block", which no retry heals
 _BEHIND = "while pushing to view"
 _CLOCK_MARGIN_MS = 5_000  # for clocks that were set since
 _SKEW_MS = 1_000  # by which the difference of two clocks can be measured wrongly
@@ -429,7 +434,7 @@ def _answer(error: DatabaseError, *, sent: bool) -> InsertAnswered:
     # What is quoted can say anything: believed only where the server names a row, and no view.
     named, behind = row_of(why) is not None, _BEHIND in why
     content = error.code not in PASSING and (error.code in UNREADABLE or named or behind)
-    if error.code == _TOO_MANY_PARTS and "too many partitions" in why.lower():
+    if error.code == TOO_MANY_PARTS and "too many partitions" in why.lower():
         content = True
     if error.code == REFUSED_BY_A_CONSTRAINT and _constraint(why).startswith(HOLD):
         content = False

@@ -18,12 +18,11 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 from consumer import preflight_clickhouse, preflight_kafka
 from consumer.clickhouse import ClickHouseTable
 from consumer.config import ConsumerSettings
+from consumer.errors import NO_DATABASE
 from consumer.findings import Away, Finding
 from schemas.connection import explained
 
 __all__ = ["Away", "Finding", "look", "report"]
-
-_NO_DATABASE = 81
 
 
 def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
@@ -33,7 +32,7 @@ def look(settings: ConsumerSettings, table: ClickHouseTable) -> list[Finding]:
     try:
         found += preflight_clickhouse.look(settings, table.client(), kafka.members)
     except ClickHouseError as error:
-        if not (isinstance(error, Error) and error.code == _NO_DATABASE):
+        if not (isinstance(error, Error) and error.code == NO_DATABASE):
             raise Away(str(explained(error, settings.clickhouse))) from error
         found.append(_missing(settings))
     return sorted(found, key=lambda finding: not finding.refuses)

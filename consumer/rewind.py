@@ -24,9 +24,9 @@ from consumer.ports import LogError
 from consumer.rewind_log import GroupLog
 from consumer.rewind_plan import Refused
 from consumer.rewind_words import intended
-from consumer.rewinding import Begun, NotRecorded, Rewind, Target, first_line
+from consumer.rewinding import Begun, NotRecorded, Rewind, Target
 from schemas import settings as all_settings
-from schemas.connection import SchemaError
+from schemas.connection import SchemaError, first_line
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -63,12 +63,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def target(text: str) -> Target:
     if text in ("earliest", "latest"):
         return text
-    at = arguments.time_ms(text)
-    if at is None:
-        raise argparse.ArgumentTypeError(
-            f"{arguments.shown(text)} is no offset, no time such as 2026-11-23T10:00:00Z or epoch "
-            "milliseconds, and neither earliest nor latest"
-        )
+    at = arguments.time_ms(text, or_else="no offset, and neither earliest nor latest")
     return at if text.isdecimal() and at < _LEAST_TIME_MS else (at,)
 
 

@@ -40,7 +40,7 @@ from consumer.rewind_log import GroupLog, Joined
 from consumer.rewind_plan import Refused, Step, Wanted, decide
 from consumer.rewind_record import Record
 from consumer.rewind_words import number
-from schemas.connection import SchemaError, connect
+from schemas.connection import SchemaError, connect, first_line
 from schemas.hold import Database
 from schemas.rebuild import check_possible, rebuild, uptime_clock
 from schemas.restore import Span, forget, remove
@@ -284,7 +284,3 @@ class Rewind:
 
     def _connected(self) -> closing[Client]:
         return closing(connect(self.settings.clickhouse))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,8 +5,9 @@ is inserted for it. ClickHouse names the views down to the one that threw. One t
 view's target is given what that view makes of the rows; one that reads its source in several places
 sees the same rows in each, as it does in an insert.
 
-No error says which row it was. So each bad row takes some ten tries, and where there are many the
-search ends in time: those that are left the next insert leads to.
+No error says which row it was. So each bad row takes as many tries as a batch can be halved (17 of
+50 000), and where there are many the search ends in time: those that are left the next insert
+leads to.
 """
 
 from __future__ import annotations

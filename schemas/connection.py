@@ -132,6 +132,6 @@ def _cause(error: ClickHouseError) -> str:
     return found[1] if found else text
 
 
-def first_line(error: ClickHouseError) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from consumer.audit import moment
 from consumer.audit_report import Bar, Finding, Verdict
 from consumer.audit_run import Part
 from consumer.audit_tables import joined
@@ -253,19 +252,6 @@ def test_a_verdict_shows_a_bounded_number_and_counts_all() -> None:
     assert verdict.unexplained == {"gap": 500}
     assert len(verdict.shown) <= 400
     assert verdict.text == "UNEXPLAINED: 500 x gap"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1767225600000", 1_767_225_600_000),
-        ("2026-01-01", 1_767_225_600_000),
-        ("2026-01-01T00:00:00Z", 1_767_225_600_000),
-        ("2026-01-01T02:00:00+02:00", 1_767_225_600_000),
-    ],
-)
-def test_a_moment(text: str, expected: int) -> None:
-    assert moment(text) == expected
 
 
 class Terminal(io.StringIO):
