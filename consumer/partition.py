@@ -128,6 +128,7 @@ class Partition:
         self._failures = 0
         self._stopping = False
         self._waited = False  # commit and table were read after every older insert was over
+        self._reached = 0  # an offset that the table was seen to have, past the log's end
         self._doubt = ""
         self._mending: Mending | None = None
         self._sifting: Sift | None = None
@@ -348,8 +349,12 @@ class Partition:
             case Wait(why):
                 self.phase = Phase.WAITING
                 return [Report("waiting", why)]
-            case Halt(why):
-                return self._halt(why)
+            case Halt(why, reached):
+                if reached <= self._reached:
+                    return self._halt(why)
+                # The log's end was read before the table was, and another may own this by now.
+                self._reached, self._text = reached, text
+                return self._read_commit(now)
             case Mend():
                 self._planned_at = now.seconds
                 return [*_told_lost(found.lost), *self._mend(found, now)]

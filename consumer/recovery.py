@@ -171,9 +171,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """The partition stops. `why` is for the person who has to look."""
+    """The partition stops, if the log is still shorter than `reached` when it is asked again: the
+    table is read after the log's end, and may be ahead of it. `why` is for the person who has to
+    look."""
 
     why: str
+    reached: int
 
 
 Plan = Begin | Mend | Wait | Halt
@@ -205,7 +208,8 @@ def plan(
         return Halt(
             f"the log ends at {commit.high}, before {known_end}, which was reached once: it was "
             "cut (an unclean leader election?). See what its records are, then rewind the "
-            "partition to where reading should go on"
+            "partition to where reading should go on",
+            known_end,
         )
     match judgement.note:
         case Open() as note:

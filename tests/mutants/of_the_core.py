@@ -257,6 +257,13 @@ PLAN = (
         "    if False:\n",
         "test_recovery.py::test_a_log_that_ends_before_what_was_reached_once_stops_the_partition",
     ),
+    mutant(
+        "halted-by-an-old-log-end", 0, "the log's end is asked again before the table is believed",
+        _PARTITION,
+        "                if reached <= self._reached:\n",
+        "                if reached:\n",
+        "test_planning.py::test_a_log_that_grew_before_the_table_was_read_was_not_cut",
+    ),
 )  # fmt: skip
 
 COMMITS = (

@@ -245,10 +245,25 @@ def test_after_the_wait_a_commit_that_became_ours_is_read_from() -> None:
 def halted() -> Owner:
     """The table has more than the log: it was cut."""
     owner = Owner()
-    owner.begin(committed(Open(0, 1, TOPIC_ID, ms(0)), 10, high=15))
+    cut = committed(Open(0, 1, TOPIC_ID, ms(0)), 10, high=15)
+    owner.begin(cut)
+    assert owner.covers(covered(10, 20)) == [ReadCommit()]
+    owner.on(CommitRead(cut))
     owner.covers(covered(10, 20))
     assert owner.partition.phase is Phase.HALTED
     return owner
+
+
+def test_a_log_that_grew_before_the_table_was_read_was_not_cut() -> None:
+    """An ex-owner that does not know it yet sees what its successor inserts."""
+    owner = Owner()
+    note = Open(0, 1, TOPIC_ID, ms(0))
+    owner.begin(committed(note, 10, high=15))
+    assert owner.covers(covered(10, 20)) == [ReadCommit()]
+    owner.on(CommitRead(committed(note, 10, high=20)))
+    assert owner.covers(covered(10, 20), covered(20, 25)) == [ReadCommit()]
+    owner.on(CommitRead(nothing_open(25)))
+    assert owner.covers() == [Fetch(25)]
 
 
 def test_a_halted_partition_says_why_and_does_nothing_more() -> None:
