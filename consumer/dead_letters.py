@@ -27,6 +27,7 @@ from consumer.batch import Letter
 from consumer.config import ConsumerSettings
 from consumer.kafka_client import connection
 from consumer.ledger import Source
+from schemas.callbacks import give_up, serving_callbacks
 from schemas.logs import Sparing
 
 _library_log = logging.getLogger("consumer.librdkafka.dead_letters")
@@ -106,8 +107,7 @@ def producer_settings(settings: ConsumerSettings, timeout_seconds: float) -> dic
         "message.max.bytes": MOST_BYTES,
         "batch.size": _TOGETHER_BYTES,
         "linger.ms": 5,
-        # Each send has its answer; without this a fatal error would be raised out of any call.
-        "error_cb": lambda _: None,
+        "error_cb": lambda _: None,  # each send has its answer
     }
 
 
@@ -142,18 +142,19 @@ class KafkaDeadLetters:
         if not letters:
             return None
         deadline = time.monotonic() + self._timeout_seconds
+        sending = _Sending(letters)
         try:
             producer, partitions = self._ready(deadline)
             if not partitions:
                 return missing(self._topic)
-            sending = _Sending(letters)
-            self._produce(producer, source.partition % partitions, source, sending, deadline)
+            with serving_callbacks():
+                self._produce(producer, source.partition % partitions, source, sending, deadline)
         except KafkaException as error:
-            return self._told(error.args[0], max(len(letter.value) for letter in letters))
+            sending.refused = error.args[0], max(len(letter.value) for letter in letters)
         except (BufferError, ValueError, RuntimeError) as error:
             return f"writing to the dead-letter topic {self._topic}: {error}"
         if sending.refused is not None:
-            self._forget(producer, sending.refused[0])
+            self._forget(sending.refused[0])
             return self._told(*sending.refused)
         if sending.waiting:
             return self._told(KafkaError(KafkaError._MSG_TIMED_OUT))
@@ -164,8 +165,7 @@ class KafkaDeadLetters:
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.purge()
-            producer.flush(1)
+            give_up(producer)
 
     def _ready(self, deadline: float) -> tuple[Producer, int]:
         with self._lock:
@@ -208,13 +208,13 @@ class KafkaDeadLetters:
         while sending.waiting and time.monotonic() < deadline + 1:
             producer.poll(_POLL_SECONDS)
 
-    def _forget(self, producer: Producer, error: KafkaError) -> None:
-        """Look at the topic again next time; and begin with a new producer after a fatal error."""
+    def _forget(self, error: KafkaError) -> None:
+        """Look at the topic again next time; and begin with a new producer after a fatal error,
+        which is told once, and after which the producer takes nothing more."""
         with self._lock:
-            if self._producer is producer:
-                self._partitions = 0
-                if error.fatal():
-                    self._producer = None
+            self._partitions = 0
+            if error.fatal() or error.code() == KafkaError._FATAL:
+                self._producer = None
 
     def _told(self, error: KafkaError, size_bytes: int = 0) -> str:
         """The error with what to do about it."""

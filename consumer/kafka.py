@@ -39,6 +39,7 @@ from consumer.config import ConsumerSettings
 from consumer.ledger import Source
 from consumer.ports import Listener, LogError
 from consumer.recovery import Commit, judge
+from schemas.callbacks import serving_callbacks
 from schemas.logs import fact
 
 log = logging.getLogger("consumer.kafka")
@@ -151,7 +152,8 @@ class KafkaLog:
         if consumer is None:
             return
         try:
-            consumer.close()
+            with serving_callbacks():
+                consumer.close()
         except (KafkaException, RuntimeError) as error:
             fact(log, logging.WARNING, "leaving the group was not clean", error=str(error))
 
@@ -170,7 +172,8 @@ class KafkaLog:
     def fetch(self, timeout_seconds: float) -> Mapping[int, Records]:
         assert self._consumer is not None
         try:
-            messages: list[Any] = self._consumer.consume(self._messages, timeout_seconds)
+            with serving_callbacks():
+                messages: list[Any] = self._consumer.consume(self._messages, timeout_seconds)
         except (KafkaException, RuntimeError) as error:
             raise LogError(f"Kafka: {error}") from error
         if self._broken is not None:

@@ -32,9 +32,10 @@ from consumer.dead_letters import (
 )
 from consumer.ledger import Source
 from consumer.letter_index import Identity, Listed
+from schemas.callbacks import serving_callbacks
 
 _library_log = logging.getLogger("consumer.librdkafka.settling")
-_library_log.setLevel(logging.CRITICAL)  # what fails is answered, and told once
+_library_log.disabled = True  # what fails is answered, and told once
 
 AT_ONCE = 500
 # After a refusal the client's sequence has a gap: the next try fails too, and mends it.
@@ -92,7 +93,8 @@ class Settling:
     def take_over(self) -> None:
         """From here on no other run can settle anything. Raises Failed."""
         try:
-            self._producer.init_transactions(_CALL_SECONDS)
+            with serving_callbacks():
+                self._producer.init_transactions(_CALL_SECONDS)
             self._partitions = partitions_of(self._producer, self._topic, _CALL_SECONDS)
         except KafkaException as error:
             raise Failed(_told(error.args[0])) from error
@@ -128,6 +130,7 @@ class Settling:
             tries = _TRIES
         return outcome
 
+    @serving_callbacks()
     def _transaction(
         self, letters: Sequence[Listed], values: Mapping[Identity, bytes] | None
     ) -> dict[Identity, str]:
@@ -179,7 +182,8 @@ class Settling:
     def _aborted(self) -> bool:
         """Take the try back. Where that fails, the broker does it in time, or the next run."""
         try:
-            self._producer.abort_transaction(_CALL_SECONDS)
+            with serving_callbacks():
+                self._producer.abort_transaction(_CALL_SECONDS)
         except KafkaException:
             return False
         return True

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from schemas.callbacks import give_up, serving_callbacks
 from schemas.logs import Sparing, fact
 
 from .backlog import Backlog
@@ -186,7 +187,11 @@ class Kafka:
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
-            self._producer.poll(_POLL_SECONDS)
+            try:
+                with serving_callbacks():
+                    self._producer.poll(_POLL_SECONDS)
+            except KafkaException as error:
+                self._error(error.args[0])
             if self._fatal:
                 self._renew()
             if self._queue and not self._handing_over:
@@ -198,8 +203,7 @@ class Kafka:
         self._board.count("producer_restarts")
         fact(_log, logging.ERROR, "producer made anew after a fatal error")
         old, self._producer = self._producer, self._made()
-        old.purge()
-        old.flush(1)
+        give_up(old)
 
     def _made(self) -> Producer:
         return Producer(
@@ -275,8 +279,7 @@ class Kafka:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_METADATA_TIMEOUT_SECONDS + 1)
-        self._producer.purge()
-        self._producer.flush(1)
+        give_up(self._producer)
 
 
 _librdkafka_log = logging.getLogger("librdkafka")

@@ -107,6 +107,12 @@ class MockBroker:
         if failed:
             raise Trouble(f"topic {name} with {partitions} partitions was refused ({failed})")
 
+    def fail_next(self, request: int, code: int) -> None:
+        """Answer the next request of this kind (the protocol's API key) with this error."""
+        self._library.rd_kafka_mock_push_request_errors_array(
+            self._cluster, ctypes.c_int16(request), ctypes.c_size_t(1), (ctypes.c_int * 1)(code)
+        )
+
     def close(self) -> None:
         self._library.rd_kafka_mock_cluster_destroy(self._cluster)
         self._library.rd_kafka_destroy(self._handle)

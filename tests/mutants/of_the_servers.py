@@ -369,6 +369,17 @@ REBUILDS = (
     ),
 )  # fmt: skip
 
+LETTERS = (
+    _mutant(
+        "a-dead-producer-is-kept", 0, "a fatal error ends the letters' producer, not the writing",
+        "consumer/dead_letters.py",
+        "            if error.fatal() or error.code() == KafkaError._FATAL:\n",
+        "            if False:\n",
+        "tests/integration/consumer/test_dead_letters.py"
+        "::test_a_fatal_error_ends_a_producer_and_not_the_writing",
+    ),
+)  # fmt: skip
+
 FRONT = (
     _mutant(
         "log-is-not-mended", 21, "the front drops entries whose part is not there",
@@ -388,4 +399,4 @@ FRONT = (
     ),
 )  # fmt: skip
 
-MUTANTS: tuple[Mutant, ...] = (*INSERTS, *PREFLIGHT, *REBUILDS, *FRONT)
+MUTANTS: tuple[Mutant, ...] = (*INSERTS, *PREFLIGHT, *REBUILDS, *LETTERS, *FRONT)

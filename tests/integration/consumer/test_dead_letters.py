@@ -27,7 +27,7 @@ from deploy.local.waiting import free_port, wait_until
 from schemas.settings import load
 from tests.fixtures.asking import said_before_it_asks
 from tests.fixtures.children import Children
-from tests.fixtures.kafka import Kafka
+from tests.fixtures.kafka import INIT_PRODUCER_ID, PRODUCE, Kafka, MockKafka
 
 _TOPIC_ID = "the-topic-id"
 
@@ -229,6 +229,31 @@ def test_a_broker_that_dies_under_a_producer_is_said_within_the_deadline() -> No
     assert time.monotonic() - began < 6
     assert why is not None
     assert "did not acknowledge the letters for events.dead within 2 s" in why
+    dead.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (INIT_PRODUCER_ID, KafkaError.CLUSTER_AUTHORIZATION_FAILED),
+        (PRODUCE, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER),
+    ],
+)
+def test_a_fatal_error_ends_a_producer_and_not_the_writing(
+    mock_kafka: MockKafka, request_: int, code: int
+) -> None:
+    """After it the producer takes nothing more: the batch would wait for ever."""
+    topic = mock_kafka.create_topic(1)
+    mock_kafka.create_topic(1, f"{topic}.dead")
+    dead = KafkaDeadLetters(settings_of(mock_kafka.bootstrap_servers, topic, seconds=5))
+    source = Source("c", topic, "t", 0)
+    if request_ == PRODUCE:
+        assert dead.write(source, [letter(0)]) is None
+    mock_kafka.fail_next(request_, code)
+    # It may be heard of in the answer for a letter first, and of the producer only after that.
+    answers = [dead.write(source, [letter(1)]) for _ in range(3)]
+    assert answers[0] is not None
+    assert answers[2] is None
     dead.close()
 
 

@@ -16,7 +16,7 @@ from producer_shim.metrics import Board, ProduceReason
 from producer_shim.pack import Pack
 from producer_shim.produce import Kafka
 from schemas import settings
-from tests.fixtures.kafka import MockKafka
+from tests.fixtures.kafka import PRODUCE, MockKafka
 
 
 class Waiter:
@@ -74,7 +74,8 @@ def test_a_fatal_error_makes_the_producer_anew(mock_kafka: MockKafka) -> None:
 
     async def test(kafka: Kafka) -> None:
         assert await answer(kafka) is None
-        kafka._error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
+        mock_kafka.fail_next(PRODUCE, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER)
+        assert await answer(kafka) is not None
         while not board.total("producer_restarts"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert await answer(kafka) is None
