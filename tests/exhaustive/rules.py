@@ -189,7 +189,7 @@ RULES = (
     ),
     Off(batches.insert_without_the_topics_id, _scope("recreate"), _FOREIGN, 7),
     Off(batches.any_topics_id_will_do, _scope("recreate"), _FOREIGN, 8),
-    Off(batches.a_commit_of_another_topic_is_ours, _scope("recreate"), _CUT, 7),
+    Off(batches.a_commit_of_another_topic_is_ours, _scope("recreate"), _CUT, 8),
     Off(batches.never_pause, _scope(log="abab"), "fetched while .* bytes are held", 5),
     Off(batches.what_is_in_flight_is_not_counted, _scope(), "bytes of batches are held", 3),
 )
