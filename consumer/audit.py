@@ -113,8 +113,7 @@ def run(flags: argparse.Namespace, settings: ConsumerSettings) -> int:
         print(f"penstock-consumer: {error}", file=sys.stderr)
         return 2
     except (LogError, ClickHouseError, urllib3.exceptions.HTTPError, OSError) as error:
-        why = first_line(error)
-        print(f"penstock-consumer: the audit was not done: {why}", file=sys.stderr)
+        print(f"penstock-consumer: the audit was not done: {first_line(error)}", file=sys.stderr)
         return 1
     except orjson.JSONDecodeError:
         print("penstock-consumer: the audit was not done: an answer broke off", file=sys.stderr)

@@ -142,7 +142,7 @@ class KafkaDeadLetters:
         if not letters:
             return None
         deadline = time.monotonic() + self._timeout_seconds
-        sending = _Sending(letters)
+        sending, producer = _Sending(letters), None
         try:
             producer, partitions = self._ready(deadline)
             if not partitions:
@@ -154,7 +154,7 @@ class KafkaDeadLetters:
         except (BufferError, ValueError, RuntimeError) as error:
             return f"writing to the dead-letter topic {self._topic}: {error}"
         if sending.refused is not None:
-            self._forget(sending.refused[0])
+            self._forget(sending.refused[0], producer)
             return self._told(*sending.refused)
         if sending.waiting:
             return self._told(KafkaError(KafkaError._MSG_TIMED_OUT))
@@ -208,12 +208,14 @@ class KafkaDeadLetters:
         while sending.waiting and time.monotonic() < deadline + 1:
             producer.poll(_POLL_SECONDS)
 
-    def _forget(self, error: KafkaError) -> None:
+    def _forget(self, error: KafkaError, failed: Producer | None) -> None:
         """Look at the topic again next time; and begin with a new producer after a fatal error,
-        which is told once, and after which the producer takes nothing more."""
+        which is told once, and after which the producer takes nothing more. Another thread may have
+        begun already."""
         with self._lock:
             self._partitions = 0
-            if error.fatal() or error.code() == KafkaError._FATAL:
+            fatal = error.fatal() or error.code() == KafkaError._FATAL
+            if fatal and failed in (None, self._producer):
                 self._producer = None
 
     def _told(self, error: KafkaError, size_bytes: int = 0) -> str:

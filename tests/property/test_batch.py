@@ -133,13 +133,12 @@ def test_lines_without_white_space_are_seen_as_those_with_it(pieces: list[bytes]
     assert at_once.objects in (None, one_object_each(text))
 
 
-@given(st.text("}x", max_size=60).map(str.encode), st.sampled_from([8, 16, 64]))
-def test_a_byte_is_found_wherever_it_stands(text: bytes, at_once: int) -> None:
-    with patch.object(ndjson, "_AT_ONCE", at_once):
-        seen = np.frombuffer(text, np.uint8)
-        found = ndjson._places(seen, ord("}"))
-        assert found.tolist() == [at for at, byte in enumerate(text) if byte == ord("}")]
-        assert ndjson._count(seen, ord("}")) == len(found)
+@given(st.text("}\n~\x00xé", max_size=90).map(str.encode), st.sampled_from([1, 3, 8]))
+def test_braces_and_feeds_are_found_wherever_they_stand(text: bytes, folds: int) -> None:
+    with patch.object(ndjson, "_FOLDS", folds):
+        braces, feeds = ndjson._braces_and_feeds(np.frombuffer(text, np.uint8))
+    assert braces.tolist() == [at for at, byte in enumerate(text) if byte == ord("}")]
+    assert feeds == text.count(b"\n")
 
 
 @given(logs(), st.integers(0, 40), CUTS)
