@@ -373,7 +373,7 @@ LETTERS = (
     _mutant(
         "a-dead-producer-is-kept", 0, "a fatal error ends the letters' producer, not the writing",
         "consumer/dead_letters.py",
-        "            if error.fatal() or error.code() == KafkaError._FATAL:\n",
+        "            if fatal and failed in (None, self._producer):\n",
         "            if False:\n",
         "tests/integration/consumer/test_dead_letters.py"
         "::test_a_fatal_error_ends_a_producer_and_not_the_writing",
